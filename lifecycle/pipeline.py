@@ -1,0 +1,355 @@
+"""The stages as one graph of cached artifacts.
+
+`artifact("features")` returns the folder that the features stage made, and builds it, with all
+it needs, if it is missing. An artifact is found by its key. The key is a hash over the knobs the
+stage may read, the code it uses, the versions of the libraries that code imports, and the keys of
+the stages before it. So changed code never yields a stale result, and an edit rebuilds the stages
+that depend on it and no others.
+
+A stage is a module with a function ``build(settings, inputs, out)``: `settings` shows the declared
+knobs and no others, `inputs` maps the name of a predecessor to its folder, and `out` is an empty
+folder to fill. The folder gets its final name only when the stage has succeeded.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from lifecycle import files
+from lifecycle.errors import LifecycleError
+from lifecycle.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the graph: where its code is, what it needs, which knobs it may read."""
+
+    name: str
+    module: str
+    needs: tuple[str, ...] = ()
+    knobs: tuple[str, ...] = ()
+
+
+_WORLD = ("seed", "customers", "terminals", "days", "start", "deploy_at")
+_CALENDAR = ("train_from", "train_until", "test_from", "test_until", "deploy_at", "label_delay_days")
+_FOLDS = ("folds", "fold_days", "label_delay_days")
+_MONEY = ("chargeback_fee", "review_cost", "friction_cost", "cards_per_day")
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("world", "lifecycle.world", (), _WORLD),
+        Stage("collection", "lifecycle.collection", ("world",), ("label_delay_days",)),
+        Stage("exploration", "lifecycle.exploration", ("collection",), _CALENDAR),
+        Stage("preprocessing", "lifecycle.preprocessing", ("collection",), _CALENDAR),
+        Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
+        Stage("training", "lifecycle.training", ("features",), ("seed", "data_dir", *_CALENDAR, *_FOLDS, *_MONEY)),
+        Stage("tuning", "lifecycle.tuning", ("features", "training"), ("seed", "data_dir", "trials", *_CALENDAR, *_FOLDS, *_MONEY)),
+        Stage("evaluation", "lifecycle.evaluation", ("features", "training", "tuning"), ("seed", "data_dir", *_CALENDAR, *_MONEY)),
+        Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), (*_CALENDAR, *_MONEY)),
+        Stage("monitoring", "lifecycle.monitoring", ("collection", "preprocessing", "features", "evaluation", "deployment"),
+              ("seed", "capture_share", "start", "days", "folds", "fold_days", *_CALENDAR, *_MONEY)),
+    )
+}  # fmt: skip
+
+
+class Knobs:
+    """The part of the settings that one stage declared. Reading another knob is an error.
+
+    Examples
+    --------
+    >>> Knobs(Settings(), ("seed",)).seed
+    7
+    """
+
+    def __init__(self, settings: Settings, names: tuple[str, ...]) -> None:
+        self._values = {name: getattr(settings, name) for name in dict.fromkeys(names)}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(
+                f"the stage reads the knob {name!r} without declaring it in pipeline.STAGES"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage made: a folder of files with their hashes."""
+
+    stage: str
+    key: str
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    def file(self, name: str) -> Path:
+        """Return the path of one file, after checking that it is what the stage wrote.
+
+        Raises
+        ------
+        LifecycleError
+            If the file is missing or its SHA-256 differs from the manifest.
+        """
+        path = self.path / name
+        recorded = self.manifest["files"].get(name)
+        if recorded is None:
+            raise LifecycleError(f"The {self.stage} artifact has no file {name}; it has {', '.join(self.manifest['files'])}.")
+        if not path.exists() or _hash_once(path, path.stat().st_mtime_ns) != recorded["sha256"]:
+            raise LifecycleError(
+                f"{path} is missing or was changed after it was built; delete {self.path} and run again."
+            )
+        return path
+
+    def frame(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read the table ``<name>.parquet`` of this artifact."""
+        return pd.read_parquet(self.file(f"{name}.parquet"), columns=columns)
+
+    def json(self, name: str) -> Any:
+        """Read the file ``<name>.json`` of this artifact."""
+        return files.read_json(self.file(f"{name}.json"))
+
+
+@cache
+def _hash_once(path: Path, _modified: int) -> str:
+    return files.sha256(path)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Transactions from somewhere other than the simulated bank, in place of the collection stage.
+
+    `identity` names the content (for the key); `build` writes what collection would write.
+    """
+
+    identity: Mapping[str, Any]
+    build: Callable[[Any, Mapping[str, Path], Path], None]
+
+
+class Pipeline:
+    """The graph for one set of settings.
+
+    Parameters
+    ----------
+    settings
+        The knobs; by default those of the environment.
+    source
+        What replaces the simulated bank, if anything.
+    """
+
+    def __init__(self, settings: Settings | None = None, source: Source | None = None) -> None:
+        self.settings = settings or Settings.from_environment()
+        self.source = source
+        self._root = Path(self.settings.data_dir) / "artifacts"
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """Return the names of the stages that `name` reads."""
+        if self.source is not None and name == "collection":
+            return ()
+        return _stage(name).needs
+
+    def key(self, name: str) -> str:
+        """Return the key of a stage's artifact: 16 hexadecimal digits."""
+        stage = _stage(name)
+        parts: dict[str, Any] = {
+            "stage": name,
+            "code": code_hash(stage.module),
+            "knobs": {knob: str(getattr(self.settings, knob)) for knob in sorted(set(stage.knobs) - {"data_dir"})},
+            "needs": {need: self.key(need) for need in self.needs(name)},
+        }
+        if self.source is not None and name == "collection":
+            parts["source"] = dict(self.source.identity)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def artifact(self, name: str) -> Artifact:
+        """Return the artifact of a stage, building it and what it needs if necessary."""
+        key = self.key(name)
+        path = self._root / f"{name}-{key}"
+        if not (path / "manifest.json").exists():
+            inputs = {need: self.artifact(need).path for need in self.needs(name)}
+            self._build(name, key, path, inputs)
+        return Artifact(name, key, path, files.read_json(path / "manifest.json"))
+
+    def _build(self, name: str, key: str, path: Path, inputs: Mapping[str, Path]) -> None:
+        """Build one artifact under a lock, so that a second process waits and then finds it."""
+        stage = _stage(name)
+        temporary = self._root / f".{name}-{key}.{os.getpid()}.tmp"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._root / f".{name}-{key}.lock"):
+                if (path / "manifest.json").exists():
+                    return
+                _clear_abandoned(self._root, f".{name}-{key}.")
+                temporary.mkdir()
+                _say(f"building {name} ...")
+                began = time.perf_counter()
+                build = importlib.import_module(stage.module).build
+                if self.source is not None and name == "collection":
+                    build = self.source.build
+                build(Knobs(self.settings, stage.knobs), inputs, temporary)
+                seconds = time.perf_counter() - began
+                _write_manifest(self, stage, key, temporary, seconds)
+                os.replace(temporary, path)
+                _say(f"built {name} in {seconds:.1f} s")
+        except OSError as error:
+            raise files.as_sentence(error, path) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def artifact(name: str, settings: Settings | None = None) -> Artifact:
+    """Return a stage's artifact on the simulated bank; build what is missing.
+
+    Parameters
+    ----------
+    name
+        A stage of `STAGES`, such as ``"features"``.
+    settings
+        The knobs; by default those of the environment.
+    """
+    return Pipeline(settings).artifact(name)
+
+
+def _stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise LifecycleError(f"There is no stage {name!r}; the stages are {', '.join(STAGES)}.")
+    return STAGES[name]
+
+
+def _write_manifest(pipeline: Pipeline, stage: Stage, key: str, folder: Path, seconds: float) -> None:
+    made = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {
+        "stage": stage.name,
+        "key": key,
+        "seconds": round(seconds, 3),
+        "knobs": {knob: str(getattr(pipeline.settings, knob)) for knob in sorted(set(stage.knobs) - {"data_dir"})},
+        "needs": {need: pipeline.key(need) for need in pipeline.needs(stage.name)},
+        "files": {
+            p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": files.sha256(p)} for p in made
+        },
+    }
+    files.write_json(manifest, folder / "manifest.json")
+
+
+def _clear_abandoned(root: Path, prefix: str) -> None:
+    """Remove what an interrupted process left. The caller holds the lock, so nobody is writing it."""
+    for left in root.glob(f"{prefix}*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _say(text: str) -> None:
+    print(f"[lifecycle] {text}", file=sys.stderr, flush=True)
+
+
+# What a stage's code is: its module and, step by step, every module of this package that it imports.
+# The ground floor is left out where its content reaches the key by another way (settings, by value)
+# or cannot change a result (errors, files, this module).
+_NOT_CODE = {"lifecycle", "lifecycle.settings", "lifecycle.errors", "lifecycle.files", "lifecycle.pipeline"}
+
+
+def code_hash(module: str) -> str:
+    """Return a hash over the code that a module uses: its own, what it imports here, and library versions.
+
+    Comments, docstrings and layout do not count, since they cannot change a result.
+    """
+    own, libraries = _closure(module)
+    parts = {name: _source_hash(name) for name in sorted(own)}
+    parts |= {name: _version(name) for name in sorted(libraries)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _closure(module: str) -> tuple[set[str], set[str]]:
+    own: set[str] = set()
+    libraries: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in own or name in _NOT_CODE:
+            continue
+        own.add(name)
+        for imported in _imports(name):
+            if imported.split(".")[0] == "lifecycle":
+                todo.append(imported)
+            else:
+                libraries.add(imported.split(".")[0])
+    return own, libraries - set(sys.stdlib_module_names)
+
+
+def _source_path(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LifecycleError(f"The module {module} cannot be found; reinstall the package.")
+    return Path(spec.origin)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _imports(module: str) -> set[str]:
+    """Return the full names of the modules that a module imports, inside functions too."""
+    path = _source_path(module)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, *([base] if base else [])])
+            found.add(base)
+            if base.split(".")[0] == "lifecycle":
+                found.update(
+                    f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}")
+                )
+    return {name for name in found if name and name != "__future__"}
+
+
+@cache
+def _tree(path: Path, _modified: int) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _source_hash(module: str) -> str:
+    path = _source_path(module)
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def _version(library: str) -> str:
+    names = _distributions().get(library, [library])
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()

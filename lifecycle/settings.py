@@ -1,0 +1,132 @@
+"""Every knob of a run, in one frozen object. Nothing else in the package reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from lifecycle.errors import LifecycleError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs of a run.
+
+    Every field can be set by an environment variable of the same name in upper case
+    with the prefix ``LIFECYCLE_`` (see `from_environment`). Dates are days in UTC and periods
+    are half-open: ``[train_from, train_until)``.
+
+    Examples
+    --------
+    >>> Settings(customers=100).customers
+    100
+    >>> Settings().deploy_at - Settings().start
+    datetime.timedelta(days=125)
+    """
+
+    data_dir: Path = ROOT / "data"
+
+    # The simulated bank.
+    seed: int = 7
+    customers: int = 5_000
+    terminals: int = 10_000
+    days: int = 183
+    start: date = date(2025, 7, 1)
+
+    # The calendar of the model. July only fills the feature windows.
+    train_from: date = date(2025, 8, 1)
+    train_until: date = date(2025, 9, 22)
+    test_from: date = date(2025, 9, 29)
+    test_until: date = date(2025, 10, 20)
+    deploy_at: date = date(2025, 11, 3)
+
+    # A payment nobody has disputed after this many days counts as honest, until a chargeback says otherwise.
+    label_delay_days: int = 7
+
+    # Model selection.
+    folds: int = 4
+    fold_days: int = 7
+    trials: int = 20
+
+    # Operations.
+    cards_per_day: int = 100
+    capture_share: float = 0.2
+
+    # Money, in account currency (EUR). Assumptions, discussed on the page "Model metrics and business metrics".
+    chargeback_fee: float = 20.0
+    review_cost: float = 5.0
+    friction_cost: float = 2.0
+
+    @property
+    def end(self) -> date:
+        """The first day after the simulated period."""
+        return self.start + timedelta(days=self.days)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the knobs from ``LIFECYCLE_<FIELD>`` variables; what is not set keeps its default.
+
+        Raises
+        ------
+        LifecycleError
+            If a variable is unknown or its value cannot be read.
+
+        Examples
+        --------
+        >>> Settings.from_environment({"LIFECYCLE_SEED": "3"}).seed
+        3
+        """
+        environ = os.environ if environ is None else environ
+        known = {f"LIFECYCLE_{f.name.upper()}": f for f in fields(cls)}
+        given: dict[str, Any] = {}
+        for name, text in environ.items():
+            if not name.startswith("LIFECYCLE_"):
+                continue
+            if name not in known:
+                raise LifecycleError(
+                    f"Unknown setting {name}: use one of {', '.join(sorted(known))}, or unset it."
+                )
+            default = known[name].default
+            try:
+                given[known[name].name] = _parse(text, type(default))
+            except ValueError:
+                raise LifecycleError(
+                    f"Setting {name}={text!r} is not a valid {type(default).__name__}; the default is {default}."
+                ) from None
+        return cls(**given)
+
+    def with_(self, **changes: Any) -> Settings:
+        """Return a copy with some knobs changed.
+
+        Examples
+        --------
+        >>> Settings().with_(seed=1).seed
+        1
+        """
+        return replace(self, **changes)
+
+    def __post_init__(self) -> None:
+        for name in ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day"):
+            if getattr(self, name) < 1:
+                raise LifecycleError(f"Setting {name} is {getattr(self, name)}; it must be at least 1.")
+        order = ("train_from", "train_until", "test_from", "test_until", "deploy_at")
+        for earlier, later in zip(order, order[1:], strict=False):
+            if getattr(self, earlier) > getattr(self, later):
+                raise LifecycleError(
+                    f"Setting {earlier} ({getattr(self, earlier)}) is after {later} ({getattr(self, later)}): "
+                    f"the dates must be in the order {', '.join(order)}."
+                )
+
+
+def _parse(text: str, kind: type) -> Any:
+    if issubclass(kind, Path):
+        return Path(text).resolve()
+    if kind is date:
+        return date.fromisoformat(text)
+    return kind(text)
