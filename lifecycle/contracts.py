@@ -102,7 +102,11 @@ def _sentence(cases: pd.DataFrame, schema: pa.DataFrameSchema, where: Path | str
         return f"{where}: column '{column}' has type {first['failure_case']}, expected {expected}."
     values = ", ".join(repr(value) for value in pd.unique(same["failure_case"].astype(str))[:3])
     rows = same["index"].nunique() or len(same)
-    what = {"field_uniqueness": "is repeated", "multiple_fields_uniqueness": "is repeated", "not_nullable": "is missing"}
+    what = {
+        "field_uniqueness": "is repeated",
+        "multiple_fields_uniqueness": "is repeated",
+        "not_nullable": "is missing",
+    }
     reason = what.get(check_name, f"breaks the rule {check_name!r}")
     return (
         f"{where}: column '{column or ', '.join(schema.unique or [])}' {reason} in {rows:,} rows "

@@ -48,13 +48,26 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 def as_sentence(error: OSError, path: Path) -> LifecycleError:
     """Turn an operating-system error about `path` into a sentence with a remedy."""
-    if error.errno == errno.ENOSPC:
-        return LifecycleError(f"The disk is full while writing {path}: free some space and run again; nothing was changed.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return full_disk(path)
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return LifecycleError(f"Cannot write {path}: permission denied; choose a folder you may write to.")
     if isinstance(error, FileNotFoundError):
         return LifecycleError(f"File not found: {error.filename or path}; check the path.")
     return LifecycleError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+def full_disk(path: Path) -> LifecycleError:
+    """Return the error that says that `path` could not be written for want of space."""
+    return LifecycleError(
+        f"The disk is full (or a size limit is reached) while writing {path}: free some space and run again; earlier results are intact."
+    )
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether a library's own error means that the disk is full."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("no space left", "disk is full", "disk full", "file too large"))
 
 
 def write_json(content: Any, path: Path | str) -> None:

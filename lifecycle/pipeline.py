@@ -86,9 +86,7 @@ class Knobs:
         try:
             return self.__dict__["_values"][name]
         except KeyError:
-            raise AttributeError(
-                f"the stage reads the knob {name!r} without declaring it in pipeline.STAGES"
-            ) from None
+            raise AttributeError(f"the stage reads the knob {name!r} without declaring it in pipeline.STAGES") from None
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,9 @@ class Artifact:
         path = self.path / name
         recorded = self.manifest["files"].get(name)
         if recorded is None:
-            raise LifecycleError(f"The {self.stage} artifact has no file {name}; it has {', '.join(self.manifest['files'])}.")
+            raise LifecycleError(
+                f"The {self.stage} artifact has no file {name}; it has {', '.join(self.manifest['files'])}."
+            )
         if not path.exists() or _hash_once(path, path.stat().st_mtime_ns) != recorded["sha256"]:
             raise LifecycleError(
                 f"{path} is missing or was changed after it was built; delete {self.path} and run again."
@@ -208,8 +208,15 @@ class Pipeline:
                 _write_manifest(self, stage, key, temporary, seconds)
                 os.replace(temporary, path)
                 _say(f"built {name} in {seconds:.1f} s")
+        except LifecycleError:
+            raise
         except OSError as error:
             raise files.as_sentence(error, path) from error
+        except Exception as error:
+            # DuckDB and SQLite report a full disk as errors of their own.
+            if files.is_full(error):
+                raise files.full_disk(path) from error
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -281,9 +288,10 @@ def _closure(module: str) -> tuple[set[str], set[str]]:
     todo = [module]
     while todo:
         name = todo.pop()
-        if name in own or name in _NOT_CODE:
+        if not name or name in own or name in _NOT_CODE:
             continue
         own.add(name)
+        todo.append(name.rpartition(".")[0])  # importing a module runs its package first
         for imported in _imports(name):
             if imported.split(".")[0] == "lifecycle":
                 todo.append(imported)
@@ -321,9 +329,7 @@ def _imports(module: str) -> set[str]:
                 base = ".".join([*parent, *([base] if base else [])])
             found.add(base)
             if base.split(".")[0] == "lifecycle":
-                found.update(
-                    f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}")
-                )
+                found.update(f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
     return {name for name in found if name and name != "__future__"}
 
 
@@ -336,7 +342,9 @@ def _source_hash(module: str) -> str:
     path = _source_path(module)
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
             node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 

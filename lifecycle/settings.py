@@ -89,9 +89,7 @@ class Settings:
             if not name.startswith("LIFECYCLE_"):
                 continue
             if name not in known:
-                raise LifecycleError(
-                    f"Unknown setting {name}: use one of {', '.join(sorted(known))}, or unset it."
-                )
+                raise LifecycleError(f"Unknown setting {name}: use one of {', '.join(sorted(known))}, or unset it.")
             default = known[name].default
             try:
                 given[known[name].name] = _parse(text, type(default))

@@ -1,0 +1,241 @@
+"""The command line: ``python -m lifecycle COMMAND``. Every command has ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+from lifecycle import files
+from lifecycle.errors import LifecycleError
+from lifecycle.pipeline import Pipeline, Source
+from lifecycle.settings import Settings
+
+CALENDAR = ("train_from", "train_until", "test_from", "test_until")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 only on success.
+
+    Examples
+    --------
+    >>> main(["score", "--model", "no-such-folder", "--transactions", "a.csv", "--out", "b.csv"])
+    1
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except LifecycleError as error:
+        print(f"lifecycle: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"lifecycle: {files.as_sentence(error, Path(error.filename or '.'))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "lifecycle: interrupted; finished stages are kept, and the same command goes on from them.", file=sys.stderr
+        )
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lifecycle", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    simulate = commands.add_parser("simulate", help="write the sources of a simulated bank and the answer key")
+    simulate.add_argument("--out", type=Path, required=True, help="a new folder")
+    for knob in ("customers", "terminals", "days", "seed"):
+        simulate.add_argument(f"--{knob}", type=int, help=f"default {getattr(Settings, knob)}")
+    simulate.set_defaults(command=_simulate)
+
+    run = commands.add_parser("run", help="take transactions through every stage up to a packaged, evaluated model")
+    run.add_argument("--transactions", type=Path, help="CSV or Parquet file of your own; default: the simulated bank")
+    run.add_argument("--labels", type=Path, help="CSV or Parquet file: transaction_id, is_fraud, known_at")
+    run.add_argument("--map", type=Path, help='TOML file: contract column = "column in your file"')
+    for bound in CALENDAR:
+        run.add_argument(f"--{bound.replace('_', '-')}", type=_day, metavar="DATE", help="periods are [from, until)")
+    run.add_argument("--out", type=Path, required=True, help="folder for features, model, report and scores")
+    run.set_defaults(command=_run)
+
+    serve = commands.add_parser("serve", help="answer /ping and /invocations over HTTP")
+    serve.add_argument("--model", type=Path, required=True, help="a folder written by run")
+    serve.add_argument("--port", type=int, help="default: SAGEMAKER_BIND_TO_PORT, or 8080")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
+    serve.add_argument("--capture", type=Path, help="folder for data capture; default: no capture")
+    serve.set_defaults(command=_serve)
+
+    score = commands.add_parser("score", help="score a file of transactions")
+    score.add_argument("--model", type=Path, required=True, help="a folder written by run")
+    score.add_argument("--transactions", type=Path, required=True, help="CSV or Parquet file")
+    score.add_argument("--out", type=Path, required=True, help="CSV or Parquet file to write")
+    score.set_defaults(command=_score)
+
+    monitor = commands.add_parser("monitor", help="compare captured traffic with a baseline")
+    monitor.add_argument(
+        "--baseline", type=Path, required=True, help="folder with statistics.json and constraints.json"
+    )
+    monitor.add_argument("--captured", type=Path, required=True, help="folder of data-capture JSON lines")
+    monitor.add_argument("--out", type=Path, required=True, help="folder for statistics and violations")
+    monitor.set_defaults(command=_monitor)
+    return parser
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it as 2025-08-01") from None
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from lifecycle import world
+
+    knobs = {
+        k: getattr(options, k) for k in ("customers", "terminals", "days", "seed") if getattr(options, k) is not None
+    }
+    world.simulate_to(Settings.from_environment().with_(**knobs), options.out)
+    print(f"The sources are in {options.out / 'sources'}, the answer key in {options.out / 'answer_key'}.")
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.transactions is None and (options.labels or options.map):
+        raise LifecycleError("--labels and --map describe a file of your own: give it with --transactions.")
+    if options.out.exists() and not options.out.is_dir():
+        raise LifecycleError(f"{options.out} is a file; --out needs a folder.")
+    settings = Settings.from_environment()
+    given = {name: getattr(options, name) for name in CALENDAR if getattr(options, name) is not None}
+    if options.transactions is None:
+        pipeline = Pipeline(settings.with_(**given))
+    else:
+        pipeline = own_pipeline(settings, options.transactions, options.labels, options.map, given)
+    export(pipeline, options.out)
+    print(
+        f"Done. Read {options.out / 'report.html'}; start the model with: python -m lifecycle serve --model {options.out}"
+    )
+
+
+def own_pipeline(
+    settings: Settings,
+    transactions: Path,
+    labels: Path | None = None,
+    mapping: Path | None = None,
+    given: dict[str, date] | None = None,
+) -> Pipeline:
+    """Return the graph over a file of one's own, with a calendar that fits the file.
+
+    Parameters
+    ----------
+    settings
+        The knobs; their calendar is replaced.
+    transactions, labels, mapping
+        The files; labels may be a column of the transactions instead.
+    given
+        Those of ``train_from``, ``train_until``, ``test_from``, ``test_until`` that the user chose.
+
+    Raises
+    ------
+    LifecycleError
+        If a file cannot be read, breaks the contract, or is too short for the periods.
+    """
+    from lifecycle import collection
+
+    names = read_map(mapping) if mapping else None
+    inputs = {"transactions": transactions, "labels": labels, "map": mapping}
+    for path in inputs.values():
+        if path is not None and not path.is_file():
+            raise LifecycleError(f"File not found: {path}; check the path.")
+    identity = {name: files.sha256(path) for name, path in inputs.items() if path is not None}
+    source = Source(identity, collection.ingest(transactions, labels, names, settings.label_delay_days))
+    collected = Pipeline(settings, source).artifact("collection")
+    times = collected.frame("transactions", columns=["event_time"])["event_time"]
+    known = collected.frame("labels", columns=["known_at"])["known_at"]
+    calendar = calendar_for(times.min().date(), times.max().date(), settings.label_delay_days, given or {})
+    after = max(known.max(), times.max()).date() + timedelta(days=1)
+    return Pipeline(settings.with_(**calendar, deploy_at=max(after, calendar["test_until"])), source)
+
+
+def read_map(path: Path) -> dict[str, str]:
+    """Read a TOML file that says, for a contract column, what it is called in the user's file."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise LifecycleError(f"File not found: {path}; check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LifecycleError(f'{path} is not valid TOML ({error}); write lines like: amount = "price".') from None
+    wrong = [key for key, value in content.items() if not isinstance(value, str)]
+    if wrong:
+        raise LifecycleError(f'{path}: {", ".join(wrong)} must be text, such as: amount = "price".')
+    return content
+
+
+def calendar_for(first: date, last: date, label_delay_days: int, given: dict[str, date]) -> dict[str, date]:
+    """Choose training and test periods for data from day `first` to day `last`, both included.
+
+    What the user did not give: the test is the last fifth, the training ends `label_delay_days` before
+    it so that its labels are known, and the first fifth (30 days at most) only fills the feature windows.
+
+    Examples
+    --------
+    >>> periods = calendar_for(date(2025, 1, 1), date(2025, 4, 10), 7, {})
+    >>> [str(day) for day in periods.values()]
+    ['2025-01-21', '2025-03-15', '2025-03-22', '2025-04-11']
+    """
+    end = given.get("test_until", last + timedelta(days=1))
+    span = (end - first).days
+    test_from = given.get("test_from", end - timedelta(days=max(1, span // 5)))
+    periods = {
+        "train_from": given.get("train_from", first + timedelta(days=min(30, span // 5))),
+        "train_until": given.get("train_until", test_from - timedelta(days=label_delay_days)),
+        "test_from": test_from,
+        "test_until": end,
+    }
+    days = list(periods.values())
+    if days != sorted(days) or periods["train_from"] == periods["train_until"] or test_from == end:
+        text = ", ".join(f"{name} {day}" for name, day in periods.items())
+        raise LifecycleError(
+            f"The data of {first} to {last} cannot be split into training and test periods ({text}): "
+            f"labels take {label_delay_days} days to become known; use a longer file or give the dates."
+        )
+    return periods
+
+
+def export(pipeline: Pipeline, out: Path) -> None:
+    """Copy what a user takes away from a run into `out`; each file appears whole or not at all."""
+    deployed, evaluated, features = (pipeline.artifact(name) for name in ("deployment", "evaluation", "features"))
+    model = deployed.path / "model"
+    made = {path.relative_to(model).as_posix(): path for path in sorted(model.rglob("*")) if path.is_file()}
+    made |= {name: evaluated.file(name) for name in ("report.json", "report.html", "scores.parquet")}
+    made |= {f"features/{name}.parquet": features.file(f"{name}.parquet") for name in ("training_set", "test_set")}
+    for name, path in made.items():
+        with files.replacing(out / name) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from lifecycle import deployment
+
+    deployment.serve(options.model, port=options.port, host=options.host, capture_dir=options.capture)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from lifecycle import deployment
+
+    rows = deployment.score_file(options.model, options.transactions, options.out)
+    print(f"{rows:,} transactions scored into {options.out}.")
+
+
+def _monitor(options: argparse.Namespace) -> None:
+    from lifecycle import monitoring
+
+    violations = monitoring.monitor(options.baseline, options.captured, options.out)
+    print(f"{violations} violations; see {options.out / 'constraint_violations.json'}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
