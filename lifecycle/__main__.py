@@ -113,9 +113,8 @@ def _run(options: argparse.Namespace) -> None:
     else:
         pipeline = own_pipeline(settings, options.transactions, options.labels, options.map, given)
     export(pipeline, options.out)
-    print(
-        f"Done. Read {options.out / 'report.html'}; start the model with: python -m lifecycle serve --model {options.out}"
-    )
+    print(f"Done. Read {options.out / 'report.html'}.")
+    print(f"Start the model with: python -m lifecycle serve --model {options.out}")
 
 
 def own_pipeline(

@@ -60,7 +60,8 @@ def as_sentence(error: OSError, path: Path) -> LifecycleError:
 def full_disk(path: Path) -> LifecycleError:
     """Return the error that says that `path` could not be written for want of space."""
     return LifecycleError(
-        f"The disk is full (or a size limit is reached) while writing {path}: free some space and run again; earlier results are intact."
+        f"The disk is full (or a size limit is reached) while writing {path}: "
+        "free some space and run again; earlier results are intact."
     )
 
 

@@ -52,6 +52,8 @@ _CALENDAR = ("train_from", "train_until", "test_from", "test_until", "deploy_at"
 _FOLDS = ("folds", "fold_days", "label_delay_days")
 _MONEY = ("chargeback_fee", "review_cost", "friction_cost", "cards_per_day")
 
+_STORE = ("seed", "data_dir")  # where the experiment store is does not change a result: see Pipeline.key
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -60,14 +62,20 @@ STAGES = {
         Stage("exploration", "lifecycle.exploration", ("collection",), _CALENDAR),
         Stage("preprocessing", "lifecycle.preprocessing", ("collection",), _CALENDAR),
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
-        Stage("training", "lifecycle.training", ("features",), ("seed", "data_dir", *_CALENDAR, *_FOLDS, *_MONEY)),
-        Stage("tuning", "lifecycle.tuning", ("features", "training"), ("seed", "data_dir", "trials", *_CALENDAR, *_FOLDS, *_MONEY)),
-        Stage("evaluation", "lifecycle.evaluation", ("features", "training", "tuning"), ("seed", "data_dir", *_CALENDAR, *_MONEY)),
-        Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), (*_CALENDAR, *_MONEY)),
-        Stage("monitoring", "lifecycle.monitoring", ("collection", "preprocessing", "features", "evaluation", "deployment"),
-              ("seed", "capture_share", "start", "days", "folds", "fold_days", *_CALENDAR, *_MONEY)),
+        Stage("training", "lifecycle.training", ("features",), _STORE + _CALENDAR + _FOLDS + _MONEY),
+        Stage(
+            "tuning", "lifecycle.tuning", ("features", "training"), _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY
+        ),
+        Stage("evaluation", "lifecycle.evaluation", ("features", "training", "tuning"), _STORE + _CALENDAR + _MONEY),
+        Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), _CALENDAR + _MONEY),
+        Stage(
+            "monitoring",
+            "lifecycle.monitoring",
+            ("collection", "preprocessing", "features", "evaluation", "deployment"),
+            ("seed", "capture_share", "start", "days") + _CALENDAR + _FOLDS + _MONEY,
+        ),
     )
-}  # fmt: skip
+}
 
 
 class Knobs:
