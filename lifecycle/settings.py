@@ -122,6 +122,25 @@ class Settings:
                 )
 
 
+def serving_port(environ: Mapping[str, str] | None = None) -> int:
+    """Return the port that the platform asks for in ``SAGEMAKER_BIND_TO_PORT``, or 8080.
+
+    Raises
+    ------
+    LifecycleError
+        If the variable is not a port number.
+
+    Examples
+    --------
+    >>> serving_port({}), serving_port({"SAGEMAKER_BIND_TO_PORT": "9000"})
+    (8080, 9000)
+    """
+    text = (os.environ if environ is None else environ).get("SAGEMAKER_BIND_TO_PORT", "8080")
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise LifecycleError(f"SAGEMAKER_BIND_TO_PORT={text!r} is not a port: use a number from 1 to 65535.")
+    return int(text)
+
+
 def _parse(text: str, kind: type) -> Any:
     if issubclass(kind, Path):
         return Path(text).resolve()
