@@ -1,0 +1,51 @@
+"""Stage 8, deployment: the evaluated model becomes a package, a real-time service and a batch job.
+
+`build` makes the package. `serve` starts the service, `score_file` runs the batch job, and the modules hold the
+parts: `artifact` (the package), `scorer` (payments to decisions), `messages` (what travels over the wire), `service`,
+`capture`, `batch`, and `running` (start, load and stop a service from a notebook or a test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HISTORY_DAYS = 31
+FIRST_WEEK_DAYS = 7
+
+
+def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
+    """Package the champion and score the first week of production in batch.
+
+    Parameters
+    ----------
+    settings
+        Knobs: ``deploy_at``.
+    inputs
+        Folders of preprocessing, features and evaluation.
+    out
+        Gets ``model/``, ``model.tar.gz``, ``batch_scores.parquet`` and ``info.json``.
+    """
+    from lifecycle.deployment import packaging
+
+    packaging.build(settings, inputs, out)
+
+
+def serve(
+    model_dir: Path | str,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    capture_dir: Path | str | None = None,
+) -> None:
+    """Serve a package over HTTP until SIGTERM; see `lifecycle.deployment.service.serve`."""
+    from lifecycle.deployment import service
+
+    service.serve(model_dir, port, host, capture_dir)
+
+
+def score_file(model_dir: Path | str, transactions: Path | str, out: Path | str) -> int:
+    """Score a CSV or Parquet file and return the number of rows; see `lifecycle.deployment.batch.score_file`."""
+    from lifecycle.deployment import batch
+
+    return batch.score_file(model_dir, transactions, out)

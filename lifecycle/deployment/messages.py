@@ -1,0 +1,337 @@
+"""What travels over the wire: request bodies into checked records, scores into response bodies.
+
+Nothing here knows of HTTP servers or of models, so that every rule about a request can be tested in a
+microsecond. A request that cannot be read raises `BadRequest` with one sentence that names the record
+and the field. The sentence never repeats the value: error messages end up in logs, payments must not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from lifecycle.errors import LifecycleError
+
+JSON, JSON_LINES, CSV = "application/json", "application/jsonlines", "text/csv"
+CONTENT_TYPES = (JSON, JSON_LINES, CSV)
+
+CONTRACT = ("transaction_id", "event_time", "customer_id", "terminal_id", "amount")
+IDS = ("transaction_id", "customer_id", "terminal_id")
+LARGEST_AMOUNT = 1e12
+YEARS = range(1970, 2200)
+
+
+class BadRequest(LifecycleError):
+    """A request that is wrong, with the HTTP status that says so."""
+
+    def __init__(self, sentence: str, status: int = 400) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """What a record looks like for one model: how ids are written, which attributes are used.
+
+    Parameters
+    ----------
+    ids
+        For each id column ``"integer"`` or ``"text"``.
+    attributes
+        For each optional attribute ``"text"`` or ``"number"``. Other fields are let through and not used.
+    """
+
+    ids: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(IDS, "integer"))
+    attributes: Mapping[str, str] = field(
+        default_factory=lambda: dict.fromkeys(("channel", "merchant_category", "merchant_text"), "text")
+    )
+
+
+def media_type(header: str | None) -> str:
+    """Return the media type of a Content-Type or Accept header, in lower case and without parameters.
+
+    Examples
+    --------
+    >>> media_type("Text/CSV; charset=utf-8")
+    'text/csv'
+    """
+    return (header or "").split(";")[0].strip().lower()
+
+
+def response_type(accept: str | None, content_type: str) -> str:
+    """Choose the type of the answer: the first one in Accept that we write, or that of the request.
+
+    Raises
+    ------
+    BadRequest
+        With status 406 if Accept names only types that we do not write.
+
+    Examples
+    --------
+    >>> response_type("*/*", "text/csv"), response_type("application/json", "text/csv")
+    ('text/csv', 'application/json')
+    """
+    wanted = [media_type(part) for part in (accept or "").split(",") if part.strip()]
+    if not wanted:
+        return content_type
+    for one in wanted:
+        if one in CONTENT_TYPES:
+            return one
+        if one in ("*/*", content_type.split("/")[0] + "/*"):
+            return content_type
+    raise BadRequest(f"The Accept header names no type that is written here: use {', '.join(CONTENT_TYPES)}.", 406)
+
+
+def parse(body: bytes, content_type: str, record_format: RecordFormat | None = None) -> list[dict[str, Any]]:
+    """Read a request body into records with checked fields.
+
+    Parameters
+    ----------
+    body
+        The bytes of the request, UTF-8.
+    content_type
+        One of `CONTENT_TYPES`.
+    record_format
+        How ids and attributes are written.
+
+    Returns
+    -------
+    list of dict
+        The contract columns (`event_time` as a datetime in UTC, `amount` as a float) and the known attributes.
+
+    Raises
+    ------
+    BadRequest
+        Status 415 for another content type, 400 for everything else that is wrong.
+
+    Examples
+    --------
+    >>> line = b'{"transaction_id": 1, "event_time": "2025-11-03T10:00:00Z", "customer_id": 2, "terminal_id": 3,'
+    >>> parse(line + b' "amount": -5}', "application/jsonlines")
+    Traceback (most recent call last):
+    ...
+    lifecycle.deployment.messages.BadRequest: Record 1: field 'amount' must be greater than 0.
+    """
+    readers = {JSON: _read_json, JSON_LINES: _read_json_lines, CSV: _read_csv}
+    if content_type not in readers:
+        raise BadRequest(f"This Content-Type is not read here: send {', '.join(CONTENT_TYPES)}.", 415)
+    if not body.strip():
+        raise BadRequest("The body is empty: send at least one payment.")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The body is not UTF-8 (byte {error.start}): send it as UTF-8.") from None
+    record_format = record_format or RecordFormat()
+    raw = readers[content_type](text)
+    if not raw:
+        raise BadRequest("The body holds no record: send at least one payment.")
+    written = content_type == CSV
+    records = [check_record(record, place, record_format, written) for place, record in enumerate(raw, start=1)]
+    if len({record["transaction_id"] for record in records}) < len(records):
+        raise BadRequest(_repeated(records))
+    return records
+
+
+def check_record(record: Any, place: int, record_format: RecordFormat, written: bool = False) -> dict[str, Any]:
+    """Return the known fields of one record, checked and converted.
+
+    Parameters
+    ----------
+    record
+        The record as it was sent.
+    place
+        Its number in the request, from 1, for the message.
+    record_format
+        How ids and attributes are written.
+    written
+        True where every value is text (CSV), so that numbers are read from text.
+
+    Raises
+    ------
+    BadRequest
+        Naming the record and the field.
+    """
+    if not isinstance(record, dict):
+        raise BadRequest(f"Record {place} is not an object with the fields {', '.join(CONTRACT)}.")
+    for name in CONTRACT:
+        if record.get(name) is None or (written and record[name] == ""):
+            raise BadRequest(f"Record {place}: field '{name}' is missing.")
+    checked = {name: _id(record[name], name, place, record_format.ids[name], written) for name in IDS}
+    checked["event_time"] = _time(record["event_time"], place)
+    checked["amount"] = _amount(record["amount"], place, written)
+    for name, kind in record_format.attributes.items():
+        checked[name] = _attribute(record.get(name), name, place, kind, written)
+    return checked
+
+
+def _refuse_constant(name: str) -> float:
+    raise BadRequest(f"The body holds {name}, which is not JSON: numbers must be finite.")
+
+
+def _load(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise BadRequest(f"{where} is not valid JSON ({error.msg} at {place}).") from None
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, or brackets nested thousands deep.
+        raise BadRequest(f"{where} is not valid JSON (a number is too long or the nesting too deep).") from None
+
+
+def _read_json(text: str) -> list[Any]:
+    content = _load(text, "The body")
+    return content if isinstance(content, list) else [content]
+
+
+def _read_json_lines(text: str) -> list[Any]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_load(line, f"Line {number}") for number, line in lines]
+
+
+def _read_csv(text: str) -> list[dict[str, str]]:
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise BadRequest(f"The body is not valid CSV ({error}).") from None
+    if not rows:
+        return []
+    header, first = [name.strip() for name in rows[0]], 1
+    if not set(header) & set(CONTRACT):
+        # Batch jobs of the platform cut a file into parts, and only the first part has the header.
+        header, first = list(CONTRACT), 0
+    records = []
+    for place, row in enumerate(rows[first:], start=1):
+        if len(row) != len(header):
+            raise BadRequest(
+                f"Record {place} has {len(row)} values, expected {len(header)}: {', '.join(CONTRACT)}, ..."
+            )
+        records.append({name: value.strip() for name, value in zip(header, row, strict=True)})
+    return records
+
+
+def _id(value: Any, name: str, place: int, kind: str, written: bool) -> int | str:
+    if kind == "integer":
+        if written and len(value) <= 20 and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
+            try:
+                value = int(value)
+            except ValueError:
+                raise BadRequest(f"Record {place}: field '{name}' must be an integer.") from None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadRequest(f"Record {place}: field '{name}' must be an integer.")
+        if not -(2**63) <= value < 2**63:
+            raise BadRequest(f"Record {place}: field '{name}' does not fit into 64 bits.")
+        return value
+    return _text(value, name, place, longest=200)
+
+
+def _text(value: Any, name: str, place: int, longest: int) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f"Record {place}: field '{name}' must be text.")
+    if len(value) > longest:
+        raise BadRequest(f"Record {place}: field '{name}' is longer than {longest} characters.")
+    if any("\ud800" <= character <= "\udfff" or character == "\0" for character in value):
+        raise BadRequest(f"Record {place}: field '{name}' holds a character that is not text.")
+    return value
+
+
+def _time(value: Any, place: int) -> datetime:
+    if not isinstance(value, str):
+        raise BadRequest(
+            f"Record {place}: field 'event_time' must be an ISO-8601 time with a zone, such as 2025-11-03T10:00:00Z."
+        )
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise BadRequest(f"Record {place}: field 'event_time' has no time zone; write it as 2025-11-03T10:00:00Z.")
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadRequest(
+            f"Record {place}: field 'event_time' must be an ISO-8601 time with a zone, such as 2025-11-03T10:00:00Z."
+        ) from None
+    if moment.year not in YEARS:
+        raise BadRequest(f"Record {place}: field 'event_time' must lie between {YEARS.start} and {YEARS.stop}.")
+    return moment
+
+
+def _number(value: Any, name: str, place: int, written: bool) -> float:
+    if written:
+        try:
+            value = float(value)
+        except ValueError:
+            raise BadRequest(f"Record {place}: field '{name}' must be a number.") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRequest(f"Record {place}: field '{name}' must be a number.")
+    if not abs(value) <= LARGEST_AMOUNT:  # written so that NaN fails too
+        problem = "is larger than 1e12" if isinstance(value, int) or math.isfinite(value) else "must be finite"
+        raise BadRequest(f"Record {place}: field '{name}' {problem}.")
+    return float(value)
+
+
+def _amount(value: Any, place: int, written: bool) -> float:
+    amount = _number(value, "amount", place, written)
+    if not amount > 0:
+        raise BadRequest(f"Record {place}: field 'amount' must be greater than 0.")
+    return amount
+
+
+def _attribute(value: Any, name: str, place: int, kind: str, written: bool) -> str | float | None:
+    if value is None or (written and value == ""):
+        return None
+    return _number(value, name, place, written) if kind == "number" else _text(value, name, place, longest=2000)
+
+
+def _repeated(records: Sequence[Mapping[str, Any]]) -> str:
+    seen: dict[Any, int] = {}
+    for place, record in enumerate(records, start=1):
+        first = seen.setdefault(record["transaction_id"], place)
+        if first != place:
+            return f"Record {place}: field 'transaction_id' is the same as in record {first}."
+    raise AssertionError("called without a repeated id")
+
+
+def render(answers: Sequence[Mapping[str, Any]], content_type: str, single: bool = False, header: bool = True) -> bytes:
+    """Write the answers as a response body.
+
+    Parameters
+    ----------
+    answers
+        Dicts with ``transaction_id``, ``score`` and ``decision``.
+    content_type
+        One of `CONTENT_TYPES`.
+    single
+        In JSON, write one object and not a list: the request was one object.
+    header
+        In CSV, begin with the names of the columns.
+
+    Examples
+    --------
+    >>> render([{"transaction_id": 1, "score": 0.5, "decision": "review"}], "text/csv")
+    b'transaction_id,score,decision\\n1,0.5,review\\n'
+    """
+    if content_type == JSON:
+        return json.dumps(answers[0] if single else list(answers)).encode()
+    if content_type == JSON_LINES:
+        return "".join(json.dumps(answer) + "\n" for answer in answers).encode()
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow(("transaction_id", "score", "decision"))
+    writer.writerows((a["transaction_id"], a["score"], a["decision"]) for a in answers)
+    return out.getvalue().encode()
+
+
+def is_single(body: bytes, content_type: str) -> bool:
+    """Return whether a JSON request is one object rather than a list of them."""
+    return content_type == JSON and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+
+
+def has_header(body: bytes, content_type: str) -> bool:
+    """Return whether a CSV request began with column names. Other types count as having one."""
+    return content_type != CSV or any(name.encode() in body.split(b"\n", 1)[0] for name in CONTRACT)

@@ -1,0 +1,160 @@
+"""The one path from a payment to a decision: features, model, threshold.
+
+The service, the replay of monitoring and every test go through `Scorer.score`. Whatever happens to a payment
+before the model sees it happens there, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lifecycle.deployment.artifact import ArtifactError, Package, open_package
+from lifecycle.deployment.messages import RecordFormat
+
+REVIEW, APPROVE = "review", "approve"
+
+
+class Features(Protocol):
+    """What turns payments into the model's input and remembers them for the next ones."""
+
+    def transform(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return float32, shape (records, features), in the order of the model's schema."""
+
+
+class Model(Protocol):
+    """What turns features into scores."""
+
+    def predict(self, matrix: np.ndarray) -> np.ndarray:
+        """Return float64 scores between 0 and 1, shape (records,)."""
+
+
+class Scorer:
+    """Scores payments and decides about them.
+
+    Parameters
+    ----------
+    features
+        See `Features`.
+    model
+        See `Model`.
+    threshold
+        A payment with at least this score goes to review.
+    record_format
+        How this model's records are written, for whoever reads requests.
+
+    Examples
+    --------
+    >>> class Amounts:
+    ...     def transform(self, records):
+    ...         return np.array([[r["amount"]] for r in records], dtype="float32")
+    >>> class Large:
+    ...     def predict(self, matrix):
+    ...         return matrix[:, 0] / 1000.0
+    >>> Scorer(Amounts(), Large(), 0.5).score([{"transaction_id": 1, "amount": 750.0}])
+    [{'transaction_id': 1, 'score': 0.75, 'decision': 'review'}]
+    """
+
+    def __init__(
+        self, features: Features, model: Model, threshold: float, record_format: RecordFormat | None = None
+    ) -> None:
+        self._features = features
+        self._model = model
+        self.threshold = float(threshold)
+        self.record_format = record_format or RecordFormat()
+
+    @classmethod
+    def open(cls, folder: Path | str, digest: str | None = None) -> Scorer:
+        """Check a package and load it.
+
+        Parameters
+        ----------
+        folder
+            A folder made by `lifecycle.deployment.build`, or unpacked from ``model.tar.gz``.
+        digest
+            The registered digest of the package, if there is one.
+
+        Raises
+        ------
+        ArtifactError
+            If the package does not pass `open_package`, or its feature store holds code.
+        """
+        package = open_package(folder, digest)
+        return cls(load_features(package), load_model(package), package.threshold, package.record_format)
+
+    def score(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Score payments in the order given, and remember each for the features of those after it.
+
+        Parameters
+        ----------
+        records
+            Checked records, as `lifecycle.deployment.messages.parse` returns them.
+
+        Returns
+        -------
+        list of dict
+            ``transaction_id``, ``score`` (float in [0, 1]) and ``decision`` ("review" or "approve"), in order.
+        """
+        scores = self._model.predict(self._features.transform(records))
+        return [
+            {"transaction_id": record["transaction_id"], "score": score, "decision": decide(score, self.threshold)}
+            for record, score in zip(records, scores.tolist(), strict=True)
+        ]
+
+
+def decide(score: float, threshold: float) -> str:
+    """Return the decision about one payment.
+
+    Examples
+    --------
+    >>> decide(0.7, 0.5), decide(0.2, 0.5)
+    ('review', 'approve')
+    """
+    return REVIEW if score >= threshold else APPROVE
+
+
+def load_model(package: Package) -> Model:
+    """Load the ONNX model of a checked package."""
+    from lifecycle import training
+
+    return training.load_model(package.folder)
+
+
+def load_features(package: Package) -> Features:
+    """Open the online features of a checked package, ready for the first payment after its day."""
+    from lifecycle import features, files
+
+    online = package.folder / "online"
+    refuse_registry_code(online / "registry.db")
+    return features.OnlineFeatures(online, files.read_json(package.folder / "feature_schema.json"))
+
+
+def remove_registry_code(registry: Path) -> None:
+    """Take the on-demand views out of a Feast registry file.
+
+    Feast keeps the function of an on-demand view inside the registry, as text and as a pickle, and runs it when
+    it reads the registry. The service computes request-time features with the package's own function, so the
+    shipped registry needs no code and must hold none.
+    """
+    from feast.protos.feast.core.Registry_pb2 import Registry
+
+    content = Registry.FromString(registry.read_bytes())
+    content.ClearField("on_demand_feature_views")
+    content.ClearField("feature_services")
+    registry.write_bytes(content.SerializeToString(deterministic=True))
+
+
+def refuse_registry_code(registry: Path) -> None:
+    """Raise an ArtifactError if a Feast registry file holds a function."""
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError
+
+    try:
+        content = Registry.FromString(registry.read_bytes())
+    except DecodeError:
+        raise ArtifactError(f"{registry} is not a Feast registry; build or copy the package again.") from None
+    if content.on_demand_feature_views or content.stream_feature_views:
+        raise ArtifactError(f"{registry} holds a feature view with code in it; this package is refused.")

@@ -1,0 +1,45 @@
+"""A scorer without a model, for tests of everything around it; run as a script it is a whole service."""
+
+import sys
+import time
+
+import numpy as np
+
+from lifecycle.deployment import service
+from lifecycle.deployment.scorer import Scorer
+
+
+class AmountFeatures:
+    """One feature, the amount; a payment at terminal 999 takes half a second."""
+
+    def transform(self, records):
+        if any(record["terminal_id"] == 999 for record in records):
+            time.sleep(0.5)
+        return np.array([[record["amount"]] for record in records], dtype="float32")
+
+
+class AmountModel:
+    """The score is amount / 1000, at most 1."""
+
+    def predict(self, matrix):
+        return np.minimum(matrix[:, 0].astype("float64") / 1000.0, 1.0)
+
+
+def scorer() -> Scorer:
+    return Scorer(AmountFeatures(), AmountModel(), 0.5)
+
+
+def payment(transaction_id: int = 1, **changes) -> dict:
+    base = {
+        "transaction_id": transaction_id,
+        "event_time": "2025-11-03T10:00:00Z",
+        "customer_id": 7,
+        "terminal_id": 8,
+        "amount": 250.0,
+    }
+    return base | changes
+
+
+if __name__ == "__main__":
+    service.Scorer.open = classmethod(lambda cls, folder, digest=None: scorer())
+    sys.exit(service.main())
