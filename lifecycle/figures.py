@@ -9,8 +9,8 @@ PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK)
 """The colors of Okabe and Ito (2008), in the order in which lines get them; yellow is left out: it is faint on white."""
 
 _STYLE = {
-    "figure.figsize": (7.2, 3.8),
-    "figure.dpi": 110,
+    "figure.figsize": (6.6, 3.7),
+    "figure.dpi": 120,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "savefig.facecolor": "white",
@@ -20,20 +20,20 @@ _STYLE = {
     "axes.edgecolor": "#444444",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 12,
+    "axes.titlesize": 12.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 11,
+    "axes.labelsize": 11.5,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e3e3e3",
     "grid.linewidth": 0.8,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 10.5,
     "legend.frameon": False,
     "lines.linewidth": 2,
-    "font.size": 10.5,
+    "font.size": 11,
 }
 
 

@@ -1,0 +1,67 @@
+# One command per task. Each sets up the virtual environment when it is missing or older than the lists of packages.
+# PYTHON may name one; otherwise the first of these that is new enough, and not newer than the lock knows.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && exit; done; echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: help book test test-fast test-notebooks test-book lab benchmark lint lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book        build the course in _build/html (open _build/html/index.html)"
+	@echo "make test        run every test: code, data, model, service, notebooks, book"
+	@echo "make lab         open JupyterLab on the notebooks"
+	@echo "make benchmark   measure, print a table, write _build/benchmarks.json (ONLY=prefix for a part)"
+	@echo "make lint        run the checks of pre-commit on every file"
+	@echo "make lock        compile requirements.txt from pyproject.toml (LOCK_FLAGS=--upgrade for newer releases)"
+	@echo "make clean       remove the built book and data/; .venv stays"
+
+# The first line of the recipe says in one sentence what is missing, where no Python is new enough.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed and '$(PYTHON)' is not that: install one, or name it, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  $(PYTHON) -m venv --clear $(VENV) || { echo "'$(PYTHON) -m venv' failed: install the venv module (Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 1; }; }
+	@echo "Installing the packages of requirements.txt into $(VENV): some minutes the first time."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $(STAMP)
+
+book: $(STAMP)
+	$(BIN)/jupyter-book build . -W -n --keep-going
+
+test: $(STAMP)
+	$(BIN)/python tests/run_all.py
+
+# Parts of `test`, for daily work.
+test-fast: $(STAMP)
+	$(BIN)/python tests/run_all.py code
+
+test-notebooks: $(STAMP)
+	$(BIN)/python tests/run_all.py notebooks
+
+test-book: $(STAMP)
+	$(BIN)/python tests/run_all.py book
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+benchmark: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/requirements.txt
+	$(BIN)/python tests/benchmarks/run.py $(if $(ONLY),--only $(ONLY))
+
+lint: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pre-commit run --all-files
+
+# `-e .` at the end makes `pip install -r requirements.txt` enough for a notebook to import the package.
+lock:
+	test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv; }
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra book --extra test --universal --python-version 3.11 \
+	  --custom-compile-command "make lock" --annotation-style line --quiet $(LOCK_FLAGS) -o requirements.txt
+	printf '\n# The package of this repository.\n-e .\n' >> requirements.txt
+
+clean:
+	rm -rf _build data .pytest_cache .ruff_cache .hypothesis
