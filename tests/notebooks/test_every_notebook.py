@@ -1,0 +1,29 @@
+"""Every notebook runs from its first cell to its last, and each of its assertions holds.
+
+They start in reverse order, two at a time, from one empty data folder: so the last notebook has to build
+all that it needs, beside another that needs most of the same.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from measure import NOTEBOOKS, run_notebook
+
+LIMIT_SECONDS = 1200
+"""For a whole notebook, the building of the world and of every stage before it included."""
+
+LIMIT_MB = 3000
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("notebook", NOTEBOOKS[::-1], ids=lambda path: path.stem)
+def test_notebook_runs(notebook: Path, record_property) -> None:
+    run = run_notebook(notebook, Path(os.environ["LIFECYCLE_DATA_DIR"]), LIMIT_SECONDS)
+    record_property("seconds", round(run.seconds, 1))
+    record_property("peak_mb", round(run.peak_mb))
+    print(f"{notebook.name}: {run.seconds:.0f} s, peak memory {run.peak_mb:.0f} MB")
+    assert run.passed, run.output[-6000:]
+    assert run.peak_mb < LIMIT_MB
