@@ -20,8 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sphinx.application import Sphinx
-from sphinx.application import ENV_PICKLE_FILENAME
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 
 KEEP = 3
 """How many caches stay: going back to the code of a moment ago is then quick as well."""

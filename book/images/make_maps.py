@@ -97,7 +97,7 @@ def draw(lit: int) -> str:
         f'role="img" aria-labelledby="title what" font-size="26" '
         f'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif">',
         f'<title id="title">{title}</title>',
-        f'<desc id="what">The stages in order: {order}. An arrow of retraining leads from monitoring to features.</desc>',
+        f'<desc id="what">The stages in order: {order}. Retraining leads from 9 back to 4.</desc>',
         f"<defs>{marker('next', LINE)}{marker('again', RETRAIN)}</defs>",
         f'<rect x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="14" fill="#ffffff" stroke="#d5dae0"/>',
         *(arrow(stage) for stage in range(1, 9)),
