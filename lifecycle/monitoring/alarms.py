@@ -1,0 +1,185 @@
+"""Rules that turn signals into alarms, with limits calibrated on clean days to a stated false-alarm rate.
+
+Two severities. A *note* goes into the log: something moved, nobody has to get up. A *page* wakes
+somebody: the data is broken or money is being lost. All limits are set from days before the model
+went live; nothing here may look at production to choose a limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from lifecycle.errors import LifecycleError
+
+MAJOR_SHIFT = 0.25
+"""PSI that credit scoring calls a major shift; the same for every feature, and not fitted to anything."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something a rule found on a day."""
+
+    day: str
+    signal: str
+    severity: str  # "note" or "page"
+    value: float
+    limit: float
+    what: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the alarm as plain values, for JSON."""
+        return asdict(self)
+
+
+def limit_above(clean: np.ndarray, days_between: float) -> float:
+    """Return the limit that a signal of clean days exceeds once in `days_between` days.
+
+    Parameters
+    ----------
+    clean
+        The signal on the clean days, shape (days,). Missing values are left out.
+    days_between
+        Days between two false alarms that one accepts, for this signal.
+
+    Returns
+    -------
+    float
+        Mean plus z standard deviations, z from the normal distribution, or the largest clean value
+        if that is more. With few clean days this is an approximation, and the days after the
+        calibration have to confirm it.
+
+    Raises
+    ------
+    LifecycleError
+        If there are fewer than seven clean days: a limit must have seen a whole week.
+
+    Examples
+    --------
+    >>> round(limit_above(np.array([1.0, 2.0, 3.0] * 5), 365), 2)
+    4.35
+    """
+    clean = np.asarray(clean, dtype=np.float64)
+    clean = clean[np.isfinite(clean)]
+    if clean.size < 7:
+        raise LifecycleError(f"{clean.size} clean days are too few to calibrate an alarm; give at least 7.")
+    z = NormalDist().inv_cdf(1 - 1 / max(days_between, 2))
+    return float(max(clean.mean() + z * clean.std(ddof=1), clean.max()))
+
+
+@dataclass(frozen=True)
+class PoissonCusum:
+    """A chart that adds up evidence that counts have risen: the Poisson CUSUM, one for each group.
+
+    The evidence of a day with count x and expected count m is ``x * ln(r) - m * (r - 1)``, the log
+    likelihood ratio of an expected count of ``r * m`` against ``m``; the chart adds it up and never
+    falls below zero (Lucas, "Counted data CUSUM's", Technometrics 27, 1985). One limit serves all
+    groups, chosen by simulation so that clean counts of all groups together cross it once in
+    `days_between` days.
+
+    Attributes
+    ----------
+    expected
+        Expected count of a clean day for each group (Series).
+    ratio
+        The rise the chart is tuned to.
+    limit
+        The level at which it alarms.
+    dispersion
+        Variance of the clean counts over their mean, at least 1 (Poisson): fraud comes in bursts.
+    """
+
+    expected: pd.Series
+    ratio: float
+    limit: float
+    dispersion: float
+
+    @classmethod
+    def fit(cls, clean: pd.DataFrame, days_between: float, ratio: float = 2.0, seed: int = 0) -> PoissonCusum:
+        """Calibrate the chart on clean days.
+
+        Parameters
+        ----------
+        clean
+            Counts, one row a day, one column a group.
+        days_between
+            Days between two false alarms that one accepts, over all groups together.
+        ratio
+            The rise to be found quickly.
+        seed
+            Of the simulation.
+
+        Raises
+        ------
+        LifecycleError
+            If there are fewer than seven clean days.
+        """
+        if len(clean) < 7:
+            raise LifecycleError(f"{len(clean)} clean days are too few to calibrate an alarm; give at least 7.")
+        expected = (clean.sum() + 0.5) / len(clean)  # a group without a report is rare, not impossible
+        spread = float(clean.var(ddof=1).sum() / max(clean.mean().sum(), 1e-9))
+        dispersion = max(1.0, spread)
+        limit = _simulate_limit(expected.to_numpy(), ratio, dispersion, days_between, seed)
+        return cls(expected, ratio, limit, dispersion)
+
+    def run(self, counts: pd.DataFrame, volume: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Return the level of each group's chart after each day.
+
+        Parameters
+        ----------
+        counts
+            One row a day, one column a group; a group that was not there on clean days is expected
+            as rarely as the rarest one.
+        volume
+            Payments of the group relative to clean days (1 = as many), to expect more reports when
+            there are more payments; by default 1.
+
+        Examples
+        --------
+        >>> clean = pd.DataFrame({"grocery": [1, 0, 2, 1, 1, 0, 2] * 4})
+        >>> chart = PoissonCusum.fit(clean, days_between=365)
+        >>> levels = chart.run(pd.DataFrame({"grocery": [1, 0, 4, 12]}))
+        >>> (levels["grocery"] > chart.limit).tolist()
+        [False, False, False, True]
+        """
+        expected = self.expected.reindex(counts.columns).fillna(self.expected.min()).to_numpy()
+        level, levels = np.zeros(len(expected)), []
+        factors = np.ones(counts.shape) if volume is None else volume.reindex(counts.index)[counts.columns].to_numpy()
+        for row, factor in zip(counts.to_numpy(dtype=float), factors, strict=True):
+            level = np.maximum(0, level + row * np.log(self.ratio) - expected * factor * (self.ratio - 1))
+            levels.append(level)
+        return pd.DataFrame(levels, index=counts.index, columns=counts.columns)
+
+
+def _simulate_limit(expected: np.ndarray, ratio: float, dispersion: float, days_between: float, seed: int) -> float:
+    """Return the limit that simulated clean counts cross for the first time after `days_between` days on average.
+
+    Crossings of a high level come as a Poisson process, so that a span of `days` stays below it with
+    probability exp(-days / days_between): the limit is that quantile of the spans' maxima.
+    """
+    spans, days = 400, 180
+    generator = np.random.default_rng(seed)
+    level, highest = np.zeros((spans, expected.size)), np.zeros(spans)
+    for _ in range(days):
+        mean = np.broadcast_to(expected, level.shape)
+        if dispersion > 1:  # gamma-Poisson: variance = dispersion * mean
+            mean = generator.gamma(mean / (dispersion - 1), dispersion - 1)
+        level = np.maximum(0, level + generator.poisson(mean) * np.log(ratio) - expected * (ratio - 1))
+        highest = np.maximum(highest, level.max(axis=1))
+    return float(np.quantile(highest, np.exp(-days / days_between)))
+
+
+def first_day(alarms: list[Alarm], signal: str, severity: str = "page", since: str = "") -> str | None:
+    """Return the first day on or after `since` with an alarm whose signal starts with `signal`, or None.
+
+    Examples
+    --------
+    >>> alarms = [Alarm("2025-11-18", "missed_fraud:travel", "page", 9.0, 5.0, "")]
+    >>> first_day(alarms, "missed_fraud")
+    '2025-11-18'
+    """
+    days = [a.day for a in alarms if a.signal.startswith(signal) and a.severity == severity and a.day >= since]
+    return min(days, default=None)
