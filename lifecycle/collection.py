@@ -132,7 +132,9 @@ def _database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in memory that counts time in UTC and spills to a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="lifecycle-") as spill, closing(duckdb.connect()) as db:
         db.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '2GB'; SET temp_directory = '{spill}'")
-        db.execute("CREATE TABLE quarantine (source VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, record VARCHAR)")
+        db.execute(
+            "CREATE TABLE quarantine (source VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, record VARCHAR)"
+        )
         yield db
 
 
@@ -159,7 +161,9 @@ def _run(db: duckdb.DuckDBPyConnection, query: str, paths: list[Path]) -> None:
         for path in paths:
             reason = _unreadable(path)
             if reason:
-                raise LifecycleError(f"{path} cannot be read ({reason}); fetch this file from its source again.") from error
+                raise LifecycleError(
+                    f"{path} cannot be read ({reason}); fetch this file from its source again."
+                ) from error
         raise LifecycleError(f"{paths[0].parent} cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -399,7 +403,9 @@ def _collect_chargebacks(db: duckdb.DuckDBPyConnection, paths: list[Path]) -> pd
         paths,
     )
     _settle(db, "chargebacks", "cases", "transaction_id")
-    db.execute("CREATE TABLE chargebacks AS SELECT transaction_id, reported_at FROM chargebacks_fates WHERE decided = 'accepted'")
+    db.execute(
+        "CREATE TABLE chargebacks AS SELECT transaction_id, reported_at FROM chargebacks_fates WHERE decided = 'accepted'"
+    )
     return _account(db, "chargebacks")
 
 
@@ -522,11 +528,19 @@ def _ingest_tables(
     db: duckdb.DuckDBPyConnection, transactions: Path, labels: Path | None, mapping: dict[str, str], delay: int
 ) -> dict[str, Any]:
     zone = mapping.pop("time_zone", None)
+    known = (*contracts.TRANSACTIONS.columns, *ATTRIBUTES, "is_fraud", "known_at")
+    for name in mapping:
+        if name not in known:
+            raise LifecycleError(f"The mapping names a column {name!r} that we do not have; map {', '.join(known)}.")
     payments = _OwnFile(db, transactions, "transactions", mapping, zone)
-    payments.load(("transaction_id", "event_time", "customer_id", "terminal_id", "amount"), (*ATTRIBUTES, "is_fraud", "known_at"))
+    payments.load(
+        ("transaction_id", "event_time", "customer_id", "terminal_id", "amount"), (*ATTRIBUTES, "is_fraud", "known_at")
+    )
     payments.check_unique("transaction_id")
     payments.check("amount", "isfinite(amount)", "is not finite", "correct or remove these rows")
-    payments.check("amount", "amount > 0", "is not positive", "a payment must be above zero: correct or remove these rows")
+    payments.check(
+        "amount", "amount > 0", "is not positive", "a payment must be above zero: correct or remove these rows"
+    )
     own = payments
     if labels is not None:
         own = _OwnFile(db, labels, "labels", mapping, zone)
@@ -562,8 +576,14 @@ def _ingest_tables(
 
 def _own_labels(db: duckdb.DuckDBPyConnection, own: _OwnFile, delay: int) -> pd.DataFrame:
     """Turn a column or file of labels into a label history; a missing label is no label."""
-    own.check("is_fraud", "is_fraud IN (0, 1)", "is neither 0 nor 1", "write 1 for fraud, 0 for honest, nothing for unknown")
-    known = "coalesce(l.known_at, t.event_time + to_days($delay))" if "known_at" in own.columns else "t.event_time + to_days($delay)"
+    own.check(
+        "is_fraud", "is_fraud IN (0, 1)", "is neither 0 nor 1", "write 1 for fraud, 0 for honest, nothing for unknown"
+    )
+    known = (
+        "coalesce(l.known_at, t.event_time + to_days($delay))"
+        if "known_at" in own.columns
+        else "t.event_time + to_days($delay)"
+    )
     history = db.sql(
         f"""
         SELECT t.transaction_id, l.is_fraud::TINYINT AS is_fraud, {known} AS known_at, t.event_time
@@ -624,7 +644,7 @@ class _OwnFile:
         reader = f"read_parquet('{name}')" if parquet else f"read_csv('{name}', all_varchar = true, header = true)"
         try:
             self.db.execute(f"CREATE TABLE own_{self.table} AS SELECT * FROM {reader}")
-            self.rows = self.db.sql(f"SELECT count(*) FROM own_{self.table}").fetchone()[0]
+            self.rows = self.db.sql(f"SELECT count(*) FROM own_{self.table}").fetchall()[0][0]
         except duckdb.Error as error:
             raise LifecycleError(
                 f"{self.path} cannot be read as {'Parquet' if parquet else 'CSV'} ({str(error).splitlines()[0]}); "
@@ -641,12 +661,24 @@ class _OwnFile:
         if name in ("event_time", "known_at"):
             return self._convert_time(name, column, found)
         if name == "amount":
-            self._refuse(name, column, f"try_cast({column} AS DOUBLE) IS NULL", "is missing or not a number", "correct or remove these rows")
+            self._refuse(
+                name,
+                column,
+                f"try_cast({column} AS DOUBLE) IS NULL",
+                "is missing or not a number",
+                "correct or remove these rows",
+            )
             return f"try_cast({column} AS DOUBLE)"
         if name == "is_fraud":
             number = f"coalesce(try_cast({column} AS DOUBLE), try_cast(try_cast({column} AS BOOLEAN) AS DOUBLE))"
             text = f"coalesce(trim({column}::VARCHAR), '')"
-            self._refuse(name, column, f"{number} IS NULL AND {text} <> ''", "is neither 0 nor 1", "write 1 for fraud, 0 for honest, nothing for unknown")
+            self._refuse(
+                name,
+                column,
+                f"{number} IS NULL AND {text} <> ''",
+                "is neither 0 nor 1",
+                "write 1 for fraud, 0 for honest, nothing for unknown",
+            )
             return number
         return f"nullif({column}::VARCHAR, '')"
 
@@ -655,10 +687,12 @@ class _OwnFile:
         if found.endswith("INT") or found in ("INTEGER", "BIGINT"):
             return f"{column}::BIGINT"
         if found != "VARCHAR":
-            raise ContractError(f"{self.path}: column '{self._theirs(name)}' has type {found}; save ids as integers or text.")
+            raise ContractError(
+                f"{self.path}: column '{self._theirs(name)}' has type {found}; save ids as integers or text."
+            )
         # Digits are integers only if nothing is lost: "007" stays text.
         whole = f"coalesce(try_cast({column} AS BIGINT)::VARCHAR, '') = {column}"
-        all_whole = self.db.sql(f"SELECT bool_and({whole}) FROM own_{self.table}").fetchone()[0]
+        all_whole = self.db.sql(f"SELECT bool_and({whole}) FROM own_{self.table}").fetchall()[0][0]
         return f"{column}::BIGINT" if all_whole else column
 
     def _convert_time(self, name: str, column: str, found: str) -> str:
@@ -666,8 +700,8 @@ class _OwnFile:
         present = f"coalesce({column}::VARCHAR, '') <> ''"
         if not optional:
             self._refuse(name, column, f"NOT ({present})", "is missing", "every row needs one")
-        if found == "TIMESTAMP WITH TIME ZONE":
-            return column
+        if found in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"):
+            return f"{column}::TIMESTAMPTZ"
         if found not in ("VARCHAR", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS", "DATE"):
             raise ContractError(
                 f"{self.path}: column '{self._theirs(name)}' has type {found}, expected timestamps; "
@@ -688,21 +722,26 @@ class _OwnFile:
             return f"try_cast({text} AS TIMESTAMPTZ)"
         zone = self.zone.replace("'", "''")
         try:
-            self.db.sql(f"SELECT timezone('{zone}', TIMESTAMP '2025-01-01')").fetchone()
+            self.db.sql(f"SELECT timezone('{zone}', TIMESTAMP '2025-01-01')").fetchall()
         except duckdb.Error:
-            raise LifecycleError(f"Unknown time zone {self.zone!r} in the mapping; use a name such as Europe/Berlin.") from None
+            raise LifecycleError(
+                f"Unknown time zone {self.zone!r} in the mapping; use a name such as Europe/Berlin."
+            ) from None
         return f"CASE WHEN {zoned} THEN try_cast({text} AS TIMESTAMPTZ) ELSE timezone('{zone}', try_cast({text} AS TIMESTAMP)) END"
 
     def _refuse(self, name: str, column: str, bad: str, problem: str, remedy: str, table: str | None = None) -> None:
         """Raise a ContractError if any row is bad."""
         table = table or f"own_{self.table}"
-        rows = self.db.sql(f"SELECT count(*) FROM {table} WHERE {bad}").fetchone()[0]
+        rows = self.db.sql(f"SELECT count(*) FROM {table} WHERE {bad}").fetchall()[0][0]
         if not rows:
             return
-        values = self.db.sql(f"SELECT DISTINCT {column} FROM (SELECT {column} FROM {table} WHERE {bad} LIMIT 3)").fetchall()
-        first = ", ".join(repr(value[0]) if value[0] is None or isinstance(value[0], str) else str(value[0]) for value in values)
+        values = [row[0] for row in self.db.sql(f"SELECT {column} FROM {table} WHERE {bad} LIMIT 3").fetchall()]
+        first = ", ".join(
+            dict.fromkeys(repr(v) if isinstance(v, str) else "nothing" if v is None else str(v) for v in values)
+        )
         raise ContractError(
-            f"{self.path}: column '{self._theirs(name)}' {problem} in {rows:,} rows (first values: {first}); {remedy}."
+            f"{self.path}: column '{self._theirs(name)}' {problem} in {rows:,} row{'s' * (rows > 1)} "
+            f"(first values: {first}); {remedy}."
         )
 
     def check(self, name: str, good: str, problem: str, remedy: str) -> None:
