@@ -212,7 +212,8 @@ def _collect_authorizations(db: duckdb.DuckDBPyConnection, paths: list[Path]) ->
         ), parsed AS (
             SELECT *, from_json(CASE WHEN json_valid(line) THEN line END, '{_AUTHORIZATION}') AS r FROM lines
         ), typed AS (
-            SELECT n, parse_filename(filename) AS file, line, r IS NULL AS broken, r.id AS transaction_id, r.time AS written,
+            SELECT n, parse_filename(filename) AS file, line, r IS NULL AS broken,
+                r.id AS transaction_id, r.time AS written,
                 CASE WHEN regexp_matches(r.time, '{_ZONE}') THEN try_cast(r.time AS TIMESTAMPTZ) END AS event_time,
                 r.customer AS customer_id, r.terminal AS terminal_id, r.unit AS unit,
                 CASE r.unit WHEN 'minor' THEN round(r.amount / 100, 2) ELSE r.amount END AS amount,
@@ -221,7 +222,8 @@ def _collect_authorizations(db: duckdb.DuckDBPyConnection, paths: list[Path]) ->
             FROM parsed
         )
         SELECT typed.* EXCLUDE (line, broken, written, unit),
-            hash(event_time, typed.customer_id, typed.terminal_id, amount, channel, merchant_category, merchant_text) AS content,
+            hash(event_time, typed.customer_id, typed.terminal_id, amount, channel, merchant_category, merchant_text)
+                AS content,
             CASE WHEN broken THEN 'broken line'
                  WHEN transaction_id IS NULL THEN 'no transaction id'
                  WHEN event_time IS NULL AND try_cast(written AS TIMESTAMP) IS NOT NULL
@@ -287,7 +289,8 @@ def _account(db: duckdb.DuckDBPyConnection, source: str) -> pd.DataFrame:
         f"""
         SELECT '{source}' AS source, try_cast(split_part(file, '.', 1) AS TIMESTAMPTZ) AS day, count(*) AS read,
             count(*) FILTER (decided = 'accepted') AS accepted, coalesce(any_value(q.rows), 0) AS quarantined,
-            count(*) FILTER (decided = 'duplicate') AS duplicates, count(*) FILTER (decided = 'superseded') AS superseded
+            count(*) FILTER (decided = 'duplicate') AS duplicates,
+            count(*) FILTER (decided = 'superseded') AS superseded
         FROM {source}_fates LEFT JOIN (
             SELECT file, count(*) AS rows FROM quarantine WHERE source = '{source}' GROUP BY file
         ) q USING (file) GROUP BY file
@@ -390,7 +393,8 @@ def _collect_chargebacks(db: duckdb.DuckDBPyConnection, paths: list[Path]) -> pd
                       FROM {_read_csv(paths, _CHARGEBACKS)}),
         typed AS (
             SELECT n, file, {_as_line(_CHARGEBACKS)} AS record, try_cast(transaction_id AS BIGINT) AS transaction_id,
-                CASE WHEN regexp_matches(reported_at, '{_ZONE}') THEN try_cast(reported_at AS TIMESTAMPTZ) END AS reported_at
+                CASE WHEN regexp_matches(reported_at, '{_ZONE}') THEN try_cast(reported_at AS TIMESTAMPTZ) END
+                    AS reported_at
             FROM rows
         )
         SELECT typed.*, CASE WHEN reported_at IS NULL THEN 'unreadable time'
@@ -404,7 +408,8 @@ def _collect_chargebacks(db: duckdb.DuckDBPyConnection, paths: list[Path]) -> pd
     )
     _settle(db, "chargebacks", "cases", "transaction_id")
     db.execute(
-        "CREATE TABLE chargebacks AS SELECT transaction_id, reported_at FROM chargebacks_fates WHERE decided = 'accepted'"
+        "CREATE TABLE chargebacks AS SELECT transaction_id, reported_at "
+        "FROM chargebacks_fates WHERE decided = 'accepted'"
     )
     return _account(db, "chargebacks")
 
@@ -708,17 +713,14 @@ class _OwnFile:
                 "write them as 2025-08-01T12:30:00+00:00."
             )
         text = f"{column}::VARCHAR"
-        self._refuse(
-            name, column, f"{present} AND try_cast({text} AS TIMESTAMP) IS NULL AND try_cast({text} AS TIMESTAMPTZ) IS NULL",
-            "is not a timestamp", "write them as 2025-08-01T12:30:00+00:00",
-        )  # fmt: skip
+        unreadable = f"coalesce(try_cast({text} AS TIMESTAMP), try_cast({text} AS TIMESTAMPTZ)) IS NULL"
+        remedy = "write them as 2025-08-01T12:30:00+00:00"
+        self._refuse(name, column, f"{present} AND {unreadable}", "is not a timestamp", remedy)
         # A date alone ends in something like "-01" too, so an offset counts only after a time of day.
         zoned = f"regexp_matches({text}, ':.*{_ZONE}')"
         if self.zone is None:
-            self._refuse(
-                name, column, f"{present} AND NOT {zoned}", "has no time zone",
-                'write them as 2025-08-01T12:30:00+00:00, or name the zone in the mapping: time_zone = "UTC"',
-            )  # fmt: skip
+            remedy += ', or name the zone in the mapping: time_zone = "UTC"'
+            self._refuse(name, column, f"{present} AND NOT {zoned}", "has no time zone", remedy)
             return f"try_cast({text} AS TIMESTAMPTZ)"
         zone = self.zone.replace("'", "''")
         try:
@@ -727,7 +729,8 @@ class _OwnFile:
             raise LifecycleError(
                 f"Unknown time zone {self.zone!r} in the mapping; use a name such as Europe/Berlin."
             ) from None
-        return f"CASE WHEN {zoned} THEN try_cast({text} AS TIMESTAMPTZ) ELSE timezone('{zone}', try_cast({text} AS TIMESTAMP)) END"
+        local = f"timezone('{zone}', try_cast({text} AS TIMESTAMP))"
+        return f"CASE WHEN {zoned} THEN try_cast({text} AS TIMESTAMPTZ) ELSE {local} END"
 
     def _refuse(self, name: str, column: str, bad: str, problem: str, remedy: str, table: str | None = None) -> None:
         """Raise a ContractError if any row is bad."""

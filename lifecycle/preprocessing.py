@@ -67,8 +67,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         if not (transactions["split"] == name).any():
             first, last = transactions["event_time"].min(), transactions["event_time"].max()
             raise LifecycleError(
-                f"The {what} period [{getattr(settings, f'{name}_from')}, {getattr(settings, f'{name}_until')}) holds no "
-                f"payments: they run from {first:%Y-%m-%d} to {last:%Y-%m-%d}; choose dates within."
+                f"The {what} period [{getattr(settings, f'{name}_from')}, {getattr(settings, f'{name}_until')}) "
+                f"holds no payments: they run from {first:%Y-%m-%d} to {last:%Y-%m-%d}; choose dates within."
             )
     transactions = reveal_missing(transactions)
     vocabularies = fit_vocabularies(transactions[transactions["split"] == "train"])
@@ -218,13 +218,13 @@ def make_encoder(feature_names: Sequence[str], kind: str) -> Any:
         The columns of the matrix. Those that end in ``_code`` hold the codes of a category.
     kind
         ``"linear"``: numbers get the training median where missing and are standardized, codes become one
-        column a level (an unseen one: all zeros). ``"tree"``: the matrix passes as it is, missing
-        values included.
+        column a level (an unseen one: all zeros). ``"imputed"``: only the median where a value is
+        missing. ``"tree"``: the matrix passes as it is, missing values included.
 
     Raises
     ------
     LifecycleError
-        If `kind` is neither.
+        If `kind` is none of these.
 
     Examples
     --------
@@ -240,8 +240,10 @@ def make_encoder(feature_names: Sequence[str], kind: str) -> Any:
 
     if kind == "tree":
         return FunctionTransformer()
+    if kind == "imputed":
+        return SimpleImputer(strategy="median", keep_empty_features=True)
     if kind != "linear":
-        raise LifecycleError(f"There is no encoder of kind {kind!r}; use 'linear' or 'tree'.")
+        raise LifecycleError(f"There is no encoder of kind {kind!r}; use 'linear', 'imputed' or 'tree'.")
     codes = [i for i, name in enumerate(feature_names) if name.endswith("_code")]
     numbers = [i for i in range(len(feature_names)) if i not in codes]
     parts = [
