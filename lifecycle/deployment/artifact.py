@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -118,14 +119,14 @@ def open_package(folder: Path | str, digest: str | None = None) -> Package:
             raise ArtifactError(f"The package in {folder} is incomplete: {name} is missing; build or copy it again.")
     if digest is not None and files.sha256(folder / MANIFEST) != digest:
         raise ArtifactError(f"{MANIFEST} in {folder} is not the one that was registered; fetch the package again.")
-    manifest = files.read_json(folder / MANIFEST)
+    manifest = _read(folder, MANIFEST)
     _check_shape(manifest, folder)
     for name, expected in manifest["files"].items():
         _check_file(folder, name, expected)
     for name in manifest.get("state", []):
         if not (folder / _inside(name)).is_file():
             raise ArtifactError(f"The package in {folder} is incomplete: {name} is missing; build or copy it again.")
-    facts = files.read_json(folder / "model.json")
+    facts = _read(folder, "model.json")
     threshold = facts.get("threshold") if isinstance(facts, dict) else None
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise ArtifactError(f"model.json in {folder} names no threshold: the service could not decide anything.")
@@ -151,6 +152,15 @@ def refuse_pickles(folder: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _read(folder: Path, name: str) -> Any:
+    try:
+        return files.read_json(folder / name)
+    except (LifecycleError, UnicodeDecodeError, RecursionError):
+        raise ArtifactError(
+            f"{name} in {folder} is damaged: it is not JSON; build or copy the package again."
+        ) from None
 
 
 def _check_shape(manifest: Any, folder: Path) -> None:
@@ -216,12 +226,15 @@ def unpack(archive: Path | str, folder: Path | str) -> Package:
     if folder.exists() and any(folder.iterdir()):
         raise ArtifactError(f"The folder {folder} is not empty: unpack the archive into a new one.")
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as zipped, tarfile.open(fileobj=zipped, mode="r") as tar:
             _extract(tar, archive, folder)
+            # To the end, so that the checksum of the whole archive is compared.
+            while zipped.read(1 << 20):
+                continue
         return open_package(folder)
     except FileNotFoundError:
         raise ArtifactError(f"There is no archive at {archive}; check the path.") from None
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ArtifactError(f"{archive} cannot be unpacked ({error}); copy it again.") from None
     except LifecycleError:

@@ -120,7 +120,7 @@ def load_model(package: Package) -> Model:
     """Load the ONNX model of a checked package."""
     from lifecycle import training
 
-    return training.load_model(package.folder)
+    return training.load_model(package.folder, threads=1)
 
 
 def load_features(package: Package) -> Features:

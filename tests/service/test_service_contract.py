@@ -6,11 +6,11 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from service_fakes import payment, scorer
 
 from lifecycle.deployment.capture import Capture
 from lifecycle.deployment.messages import CONTENT_TYPES
 from lifecycle.deployment.service import create_app
-from service_fakes import payment, scorer
 
 JSON, LINES, CSV = CONTENT_TYPES
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from service_fakes import payment
 
 from lifecycle.deployment import running
 from lifecycle.errors import LifecycleError
-from service_fakes import payment
 
 FAKE = (sys.executable, str(Path(__file__).with_name("service_fakes.py")))
 
