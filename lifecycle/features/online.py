@@ -1,0 +1,233 @@
+"""The online path: features of payments as they arrive, equal to what `assemble` finds afterwards."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle.errors import LifecycleError
+from lifecycle.features.request import request_features
+from lifecycle.features.schema import VIEWS, feature_names, load_schema
+from lifecycle.features.windows import DAY, HOUR, LONGEST_GAP, RECENT, SECOND, UNITS, to_micros, to_units
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+BATCH = 5_000
+"""Entities a read of the online store asks for at most; SQLite takes 32,766 parameters in a statement."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Recent:
+    """The payments of the last 24 hours, by customer and by terminal.
+
+    Windows are those of `windows.recent_windows`: ``[t - 1 h, t)`` and ``[t - 24 h, t)``, strictly
+    before `t`. Amounts are summed as integers, so the sums equal the database's to the last digit. A payment that
+    arrives late is put in its place in time; it changes what later ones see, not what earlier ones saw.
+
+    Examples
+    --------
+    >>> recent = Recent()
+    >>> recent.observe([7], [1], [0], [100_000])[0].tolist()
+    [0.0, 0.0, 0.0, 86400.0, 0.0]
+    >>> recent.observe([7], [1], [60_000_000], [50_000])[0].tolist()
+    [1.0, 10.0, 1.0, 60.0, 1.0]
+    """
+
+    def __init__(self) -> None:
+        self._customers: dict[Any, tuple[list[int], list[int]]] = {}
+        self._terminals: dict[Any, list[int]] = {}
+
+    def observe(
+        self, customers: Iterable[Any], terminals: Iterable[Any], micros: Iterable[int], units: Iterable[int]
+    ) -> np.ndarray:
+        """Return the recent activity before each payment, and remember each payment.
+
+        Parameters
+        ----------
+        customers, terminals
+            Ids.
+        micros, units
+            Times in microseconds since 1970 UTC and amounts in ten-thousandths, as Python integers.
+
+        Returns
+        -------
+        ndarray of float64, shape (payments, 5)
+            Columns in the order of `windows.RECENT`.
+        """
+        rows = [self._one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
+        return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
+
+    def _one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
+        times, amounts = self._customers.setdefault(customer, ([], []))
+        end = bisect_left(times, now)
+        hour, day = bisect_left(times, now - HOUR), bisect_left(times, now - DAY)
+        gap = (now - times[end - 1]) / SECOND if end > day else LONGEST_GAP
+        here = self._terminals.setdefault(terminal, [])
+        at_terminal = bisect_left(here, now) - bisect_left(here, now - HOUR)
+        values = (float(end - hour), sum(amounts[hour:end]) / UNITS, float(end - day), gap, float(at_terminal))
+        place = bisect_right(times, now)
+        times.insert(place, now)
+        amounts.insert(place, units)
+        here.insert(bisect_right(here, now), now)
+        _forget(times[-1] - DAY, times, amounts)
+        _forget(here[-1] - DAY, here)
+        return values
+
+    def seed(self, transactions: pd.DataFrame) -> None:
+        """Remember past payments; only those of the last 24 hours of the table can matter."""
+        micros = to_micros(transactions["event_time"])
+        last = np.flatnonzero(micros >= micros.max(initial=0) - DAY)
+        last = last[np.argsort(micros[last], kind="stable")]
+        rows = transactions.iloc[last]
+        units = to_units(rows["amount"])
+        self.observe(
+            rows["customer_id"].tolist(), rows["terminal_id"].tolist(), micros[last].tolist(), units.tolist()
+        )
+
+
+def _forget(before: int, times: list[int], *others: list[int]) -> None:
+    """Drop the entries older than a moment; `times` is sorted."""
+    if times[0] < before:
+        old = bisect_left(times, before)
+        for column in (times, *others):
+            del column[:old]
+
+
+class OnlineFeatures:
+    """Compute the features of payments as they arrive.
+
+    The daily features come from Feast's online store, the recent activity from memory, the rest from the payment.
+    Payments are expected in the order of their time; each one is remembered for those that follow.
+
+    Parameters
+    ----------
+    store
+        A folder with an online store (made by `export_online`), or an open Feast store.
+    schema
+        The feature schema; by default the folder's `schema.json`.
+
+    Attributes
+    ----------
+    recent
+        The recent activity (`Recent`); ``recent.seed(transactions)`` starts it from history.
+    """
+
+    def __init__(self, store: Path | str | FeatureStore, schema: Mapping[str, Any] | None = None) -> None:
+        if isinstance(store, str | Path):
+            from lifecycle.features.store import open_store
+
+            store = open_store(store, on_demand=False)
+        self.schema = load_schema(store.config.repo_path) if schema is None else schema
+        self.names = feature_names(self.schema)
+        self.recent = Recent()
+        self._store = store
+        self._ttl = self.schema["ttl_days"] * DAY
+
+    def transform(self, records: Sequence[Mapping[str, Any]] | pd.DataFrame) -> np.ndarray:
+        """Return the features of some payments, and remember the payments.
+
+        Parameters
+        ----------
+        records
+            Dictionaries or a frame with the contract's columns and the text columns of the schema (a text
+            that is absent counts as unknown). `event_time` is a time stamp or an ISO-8601 string, with a zone.
+
+        Returns
+        -------
+        ndarray of float32, shape (payments, features)
+            Columns in the order of `names`. What is not known is NaN.
+
+        Raises
+        ------
+        LifecycleError
+            If a field is missing, a time has no zone, or an amount is not a positive number. Nothing is
+            remembered then.
+        """
+        columns = self._columns(records)
+        micros = columns["event_micros"]
+        values: dict[str, Any] = dict(columns)
+        for view, (key, prefix) in VIEWS.items():
+            values |= self._daily(view, key, prefix, columns[key], micros)
+        values |= request_features(values, self.schema["categories"])
+        units = to_units(columns["amount"]).tolist()
+        observed = self.recent.observe(columns["customer_id"], columns["terminal_id"], micros.tolist(), units)
+        values |= dict(zip(RECENT, observed.T, strict=True))
+        matrix = np.empty((len(micros), len(self.names)), dtype="float32")
+        for position, name in enumerate(self.names):
+            matrix[:, position] = values[name]
+        return matrix
+
+    def _columns(self, records: Sequence[Mapping[str, Any]] | pd.DataFrame) -> dict[str, Any]:
+        """Turn records into columns, checking each field."""
+        texts = list(self.schema["categories"])
+        if isinstance(records, pd.DataFrame):
+            absent = [name for name in ("customer_id", "terminal_id", "amount", "event_time") if name not in records]
+            if absent:
+                raise LifecycleError(f"The payments lack the field {absent[0]!r}; add it.")
+            columns: dict[str, Any] = {name: records[name].tolist() for name in ("customer_id", "terminal_id", "amount")}
+            columns["event_micros"] = to_micros(records["event_time"])
+            columns |= {name: records[name].tolist() if name in records else [None] * len(records) for name in texts}
+        else:
+            try:
+                columns = {name: [r[name] for r in records] for name in ("customer_id", "terminal_id", "amount")}
+                micros = [_parse_time(record["event_time"]) for record in records]
+            except KeyError as error:
+                raise LifecycleError(f"A payment lacks the field {error.args[0]!r}; add it.") from None
+            columns["event_micros"] = np.array(micros, dtype="int64")
+            columns |= {name: [record.get(name) for record in records] for name in texts}
+        columns["amount"] = _check_amounts(columns["amount"])
+        for key, kind in self.schema["entities"].items():
+            _check_ids(key, columns[key], int if kind == "int64" else str)
+        return columns
+
+    def _daily(self, view: str, key: str, prefix: str, ids: list[Any], micros: np.ndarray) -> dict[str, np.ndarray]:
+        """Read one daily view for some entities; rows that are missing or too old give NaN."""
+        fields = self.schema["fields"][view]
+        unique = list(dict.fromkeys(ids))
+        found: dict[str, list[Any]] = {name: [] for name in fields}
+        for start in range(0, len(unique), BATCH):
+            response = self._store.get_online_features(
+                [f"{view}:{name}" for name in fields], {key: unique[start : start + BATCH]}
+            ).to_dict()
+            for name in fields:
+                found[name].extend(response[name])
+        place = {entity: position for position, entity in enumerate(unique)}
+        rows = np.array([place[entity] for entity in ids], dtype="int64")
+        values = {name: np.array(found[name], dtype="float64")[rows] for name in fields}
+        taken = values.pop(f"{prefix}_snapshot") * DAY
+        stale = ~(micros <= taken + self._ttl)
+        return {name: np.where(stale, np.nan, column) for name, column in values.items()}
+
+
+def _parse_time(value: Any) -> int:
+    """Return a time with a zone as microseconds since 1970 UTC, without going through a float."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        since = moment - _EPOCH
+        return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
+    except (TypeError, ValueError):
+        raise LifecycleError(
+            f"Field 'event_time' has the value {value!r}; give an ISO-8601 time with a zone, such as 2025-11-03T08:15:00Z."
+        ) from None
+
+
+def _check_amounts(values: list[Any]) -> np.ndarray:
+    good = all(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf for value in values)
+    if not good:
+        bad = next(v for v in values if not isinstance(v, int | float) or isinstance(v, bool) or not 0 < v < np.inf)
+        raise LifecycleError(f"Field 'amount' has the value {bad!r}; amounts must be finite numbers above 0.")
+    return np.array(values, dtype="float64")
+
+
+def _check_ids(key: str, values: list[Any], kind: type) -> None:
+    for value in values:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise LifecycleError(f"Field {key!r} has the value {value!r}; the model knows ids of type {kind.__name__}.")

@@ -1,0 +1,117 @@
+"""What is known from the payment itself, in NumPy, the same for a million rows and for one.
+
+Feast's on-demand view calls `request_frame`, the service calls `request_features`; both end in the
+same lines, so the two paths cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle.errors import LifecycleError
+from lifecycle.features.windows import DAY, HOUR, to_micros
+
+CLOCK = ("hour", "weekday", "is_weekend", "is_night")
+RATIOS = ("amount_to_mean_30d", "amount_to_max_30d")
+COORDINATES = ("home_x_km", "home_y_km", "terminal_x_km", "terminal_y_km")
+INPUTS = ("customer_amount_mean_30d", "customer_amount_max_30d")
+"""Daily features that request-time features are made of."""
+
+NIGHT_ENDS = 6
+"""Hours before this one, in UTC, count as night."""
+
+
+def request_names(categories: Mapping[str, Sequence[str]], coordinates: bool) -> list[str]:
+    """Return the names of the request-time features, in their order.
+
+    Examples
+    --------
+    >>> request_names({"channel": ["online", "pos"]}, coordinates=True)[-3:]
+    ['amount_to_max_30d', 'distance_from_home', 'channel_code']
+    """
+    distance = ["distance_from_home"] if coordinates else []
+    return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *(f"{name}_code" for name in categories)]
+
+
+def encode(values: Any, vocabulary: Sequence[str]) -> np.ndarray:
+    """Return the position of each value in the vocabulary, float64; -1 where it is unknown or missing.
+
+    Examples
+    --------
+    >>> encode(["pos", None, "fax"], ["online", "pos"]).tolist()
+    [1.0, -1.0, -1.0]
+    """
+    if isinstance(values, list):
+        positions = {word: float(position) for position, word in enumerate(vocabulary)}
+        return np.array([positions.get(value, -1.0) for value in values])
+    return pd.Categorical(values, categories=list(vocabulary)).codes.astype("float64")
+
+
+def request_features(
+    columns: Mapping[str, Any], categories: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, np.ndarray]:
+    """Compute the features that need the payment itself.
+
+    Parameters
+    ----------
+    columns
+        Arrays of one length: `amount`, `event_micros` (int64, microseconds since 1970 UTC),
+        `customer_amount_mean_30d`, `customer_amount_max_30d`; the four coordinates in km if known;
+        and the text columns named in `categories`.
+    categories
+        The vocabulary of each text column, as fitted by preprocessing.
+
+    Returns
+    -------
+    dict of float64 arrays
+        In the order of `request_names`. Distance is Euclidean, in km. A ratio to a missing mean is NaN.
+
+    Examples
+    --------
+    >>> out = request_features({"amount": [30.0], "event_micros": [0],
+    ...     "customer_amount_mean_30d": [20.0], "customer_amount_max_30d": [60.0]})
+    >>> float(out["amount_to_mean_30d"][0]), float(out["hour"][0]), float(out["weekday"][0])
+    (1.5, 0.0, 3.0)
+    """
+    amount = np.asarray(columns["amount"], dtype="float64")
+    micros = np.asarray(columns["event_micros"], dtype="int64")
+    mean, largest = (np.asarray(columns[name], dtype="float64") for name in INPUTS)
+    hour = (micros // HOUR) % 24
+    weekday = (micros // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    features: dict[str, np.ndarray] = {
+        "amount": amount,
+        "log_amount": np.log1p(amount),
+        "hour": hour.astype("float64"),
+        "weekday": weekday.astype("float64"),
+        "is_weekend": (weekday >= 5).astype("float64"),
+        "is_night": (hour < NIGHT_ENDS).astype("float64"),
+        "amount_to_mean_30d": amount / mean,
+        "amount_to_max_30d": amount / largest,
+    }
+    if all(name in columns for name in COORDINATES):
+        home_x, home_y, x, y = (np.asarray(columns[name], dtype="float64") for name in COORDINATES)
+        features["distance_from_home"] = np.hypot(x - home_x, y - home_y)
+    for name, vocabulary in (categories or {}).items():
+        features[f"{name}_code"] = encode(columns[name], vocabulary)
+    return features
+
+
+def request_frame(frame: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Compute `request_features` for a frame with the column `event_time`, as Feast's on-demand view does.
+
+    Raises
+    ------
+    LifecycleError
+        If an amount is missing, not finite or not positive.
+    """
+    amount = frame["amount"]
+    if not (np.isfinite(amount) & (amount > 0)).all():
+        raise LifecycleError("Column 'amount' must be finite and positive; correct these payments.")
+    # Feast hands request data over in UTC, without a zone in the online path.
+    times = pd.Series(pd.to_datetime(frame["event_time"], utc=True), name="event_time")
+    columns = {name: frame[name] for name in frame.columns if name != "event_time"}
+    return pd.DataFrame(request_features({**columns, "event_micros": to_micros(times)}, categories), index=frame.index)

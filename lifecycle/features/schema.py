@@ -1,0 +1,95 @@
+"""The feature schema: which features there are, in which order, from which view, and the vocabularies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lifecycle import files
+from lifecycle.errors import LifecycleError
+from lifecycle.features.request import COORDINATES, request_names
+from lifecycle.features.windows import CUSTOMER_DAILY, RECENT, TERMINAL_DAILY
+
+VIEWS = {"customer_daily": ("customer_id", "customer"), "terminal_daily": ("terminal_id", "terminal")}
+"""Daily view -> its entity column and the prefix of its features."""
+
+
+def make_schema(
+    transactions: pd.DataFrame, categories: Mapping[str, Sequence[str]], home: bool, places: bool
+) -> dict[str, Any]:
+    """Describe the features that can be made of these transactions.
+
+    Parameters
+    ----------
+    transactions
+        Only their columns and id types are read.
+    categories
+        Vocabularies of optional text attributes; those the transactions lack are left out.
+    home, places
+        Whether the coordinates of customers and of terminals are known.
+
+    Returns
+    -------
+    dict
+        `features` (name, dtype, view; in the order of the model's input), `categories`, `entities`
+        (id column -> int64 or string), `fields` (all columns of the daily views), `ttl_days`, `sha256`
+        over all of it.
+    """
+    kept = {name: list(words) for name, words in categories.items() if name in transactions.columns}
+    views = {
+        "customer_daily": CUSTOMER_DAILY,
+        "terminal_daily": TERMINAL_DAILY,
+        "recent": RECENT,
+        "request": request_names(kept, home and places),
+    }
+    coordinates = {"customer_daily": COORDINATES[:2] if home else (), "terminal_daily": COORDINATES[2:] if places else ()}
+    schema: dict[str, Any] = {
+        "features": [
+            {"name": name, "dtype": "float32", "view": view} for view, names in views.items() for name in names
+        ],
+        "categories": kept,
+        "entities": {
+            key: "int64" if pd.api.types.is_integer_dtype(transactions[key]) else "string" for key, _ in VIEWS.values()
+        },
+        "fields": {
+            view: [*coordinates[view], *views[view], f"{prefix}_snapshot"] for view, (_, prefix) in VIEWS.items()
+        },
+        "ttl_days": 1,
+    }
+    return {**schema, "sha256": _digest(schema)}
+
+
+def feature_names(schema: Mapping[str, Any]) -> list[str]:
+    """Return the names of the model's inputs, in their order.
+
+    Examples
+    --------
+    >>> feature_names({"features": [{"name": "amount", "dtype": "float32", "view": "request"}]})
+    ['amount']
+    """
+    return [feature["name"] for feature in schema["features"]]
+
+
+def load_schema(folder: Path | str) -> dict[str, Any]:
+    """Read `schema.json` of a feature folder and check that it is what was written.
+
+    Raises
+    ------
+    LifecycleError
+        If the file is missing, broken or was changed.
+    """
+    path = Path(folder) / "schema.json"
+    schema = files.read_json(path)
+    if not isinstance(schema, dict) or schema.get("sha256") != _digest(schema):
+        raise LifecycleError(f"{path} was changed after it was written; build the features again.")
+    return schema
+
+
+def _digest(schema: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in schema.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

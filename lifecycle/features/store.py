@@ -1,0 +1,357 @@
+"""The feature store: Feast's definitions, the point-in-time join, and what goes online.
+
+A feature folder can be moved or copied. `feature_store.yaml` and `registry.db` in it hold relative
+paths, for Feast's own command line. `open_store` reads neither: it applies the definitions below to a
+registry of its own, because Feast's DuckDB store takes relative paths from the working directory, and
+because reading a registry runs the source text of its on-demand views.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import contracts, files
+from lifecycle.errors import LifecycleError
+from lifecycle.features.request import COORDINATES, INPUTS, request_frame
+from lifecycle.features.schema import VIEWS, feature_names, load_schema
+from lifecycle.features.windows import RECENT, plain_ids
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+PROJECT = "lifecycle"
+SERVICE = "fraud_model"
+HISTORY = timedelta(days=31)
+"""How much of the past goes along with a service: the longest window and a day."""
+
+CHUNK = 250_000
+"""Events a point-in-time join takes at a time, to bound its memory."""
+
+ONLINE = "online_store.db"
+_CONTRACT = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
+
+_YAML = """project: {project}
+provider: local
+registry: registry.db
+offline_store:
+  type: duckdb
+online_store:
+  type: sqlite
+  path: online_store.db
+entity_key_serialization_version: 3
+"""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Feast's colored progress off the standard output, and warnings that are not about our use of it."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
+        yield
+
+
+def definitions(schema: Mapping[str, Any], folder: str = "", on_demand: bool = True) -> list[Any]:
+    """Return Feast's objects: entities, daily views, the on-demand view and the feature service.
+
+    Parameters
+    ----------
+    schema
+        The feature schema.
+    folder
+        Where the Parquet files are, ending in a slash; empty for paths relative to the folder itself.
+    on_demand
+        Whether to include the on-demand view and the service, which online reads do not need.
+    """
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, Int64
+
+    entities, views = [], []
+    for view, (key, prefix) in VIEWS.items():
+        kind = ValueType.INT64 if schema["entities"][key] == "int64" else ValueType.STRING
+        entity = Entity(name=prefix, join_keys=[key], value_type=kind)
+        fields = [
+            Field(name=name, dtype=Int64 if name.endswith("_snapshot") else Float64) for name in schema["fields"][view]
+        ]
+        source = FileSource(name=view, path=f"{folder}{view}.parquet", timestamp_field="event_timestamp")
+        ttl = timedelta(days=schema["ttl_days"])
+        views.append(FeatureView(name=view, entities=[entity], ttl=ttl, schema=fields, source=source))
+        entities.append(entity)
+    if not on_demand:
+        return [*entities, *views]
+    request = _on_demand_view(schema, views)
+    used = set(feature_names(schema))
+    served = [view[[f.name for f in view.features if f.name in used]] for view in views]
+    return [*entities, *views, request, FeatureService(name=SERVICE, features=[*served, request])]
+
+
+def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
+    """Define the request-time features as a view that Feast computes when asked."""
+    from feast import Field, OnDemandFeatureView, RequestSource
+    from feast.types import Float64, String, UnixTimestamp
+
+    categories = {name: list(words) for name, words in schema["categories"].items()}
+    needed = {*INPUTS, *COORDINATES}
+    inputs = [view[[f.name for f in view.features if f.name in needed]] for view in views]
+    source = RequestSource(
+        name="payment",
+        schema=[
+            Field(name="amount", dtype=Float64),
+            Field(name="event_time", dtype=UnixTimestamp),
+            *(Field(name=name, dtype=String) for name in categories),
+        ],
+    )
+
+    def request(frame):
+        return request_frame(frame, categories)
+
+    # Feast keeps the text of the function, and runs that text when it reads a registry.
+    text = (
+        "def request(frame):\n"
+        "    from lifecycle.features.request import request_frame\n\n"
+        f"    return request_frame(frame, {categories!r})\n"
+    )
+    names = [f["name"] for f in schema["features"] if f["view"] == "request" and f["name"] != "amount"]
+    return OnDemandFeatureView(
+        name="request",
+        sources=[source, *(view for view in inputs if view.projection.features)],
+        schema=[Field(name=name, dtype=Float64) for name in names],
+        mode="pandas",
+        udf=request,
+        udf_string=text,
+    )
+
+
+def write_definitions(folder: Path, schema: Mapping[str, Any]) -> None:
+    """Write `feature_store.yaml` and `registry.db` into a feature folder, with relative paths only."""
+    from feast import FeatureStore
+
+    (folder / "feature_store.yaml").write_text(_YAML.format(project=PROJECT))
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        store = FeatureStore(config=_config(folder, folder / "registry.db", Path(scratch) / ONLINE))
+        store.apply(definitions(schema))
+
+
+def _config(folder: Path, registry: Path, online: Path) -> Any:
+    from feast import RepoConfig
+
+    return RepoConfig(
+        project=PROJECT,
+        provider="local",
+        registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
+        offline_store={"type": "duckdb"},
+        online_store={"type": "sqlite", "path": str(online)},
+        entity_key_serialization_version=3,
+        repo_path=folder,
+    )
+
+
+def open_store(folder: Path | str, on_demand: bool = True) -> FeatureStore:
+    """Open the feature store of a folder, wherever the folder is now.
+
+    Parameters
+    ----------
+    folder
+        A features artifact, or a folder made by `export_online`. Where the folder has an online store,
+        that one is used; where it has none (an artifact is never changed), `materialize` fills a
+        temporary one that goes away with the returned object.
+    on_demand
+        Whether to define the request-time view; the service computes these features itself.
+
+    Raises
+    ------
+    LifecycleError
+        If the folder has no valid `schema.json`.
+    """
+    schema = load_schema(folder)
+    from feast import FeatureStore
+
+    folder = Path(folder).resolve()
+    own = Path(tempfile.mkdtemp(prefix="lifecycle-store-"))
+    online = folder / ONLINE if (folder / ONLINE).exists() else own / ONLINE
+    with _quiet():
+        store = FeatureStore(config=_config(folder, own / "registry.db", online))
+        store.apply(definitions(schema, f"{folder.as_posix()}/", on_demand))
+    weakref.finalize(store, shutil.rmtree, own, ignore_errors=True)
+    return store
+
+
+def assemble(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
+    """Join to each event the features as they were at its time (point-in-time join).
+
+    Parameters
+    ----------
+    store
+        From `open_store`.
+    events
+        `transaction_id`, `event_time`, `customer_id`, `terminal_id`, `amount` and the text columns of
+        the schema. Recent activity is taken from columns of `events` where it has them, otherwise from
+        the folder's `recent.parquet` by `transaction_id`.
+
+    Returns
+    -------
+    DataFrame
+        One row an event, in the order of `events`: the five contract columns, then the features in
+        the order of the schema, float32. An entity without a snapshot in the day before the event
+        has missing values.
+
+    Raises
+    ------
+    LifecycleError
+        If a column is missing, or the recent activity of an event is not known.
+    """
+    schema = load_schema(store.config.repo_path)
+    needed = [*_CONTRACT, *schema["categories"]]
+    missing = [name for name in needed if name not in events.columns]
+    if missing:
+        raise LifecycleError(f"The events lack the column {missing[0]!r}; the features need {', '.join(needed)}.")
+    if events.empty:
+        raise LifecycleError("There are no events to join features to; check the dates.")
+    recent = _recent_of(store, events)
+    names = feature_names(schema)
+    parts = []
+    for start in range(0, len(events), CHUNK):
+        rows = slice(start, start + CHUNK)
+        joined = _join(store, events.iloc[rows], list(schema["categories"]))
+        columns = {name: recent[name].to_numpy()[rows] if name in RECENT else joined[name].to_numpy() for name in names}
+        parts.append(pd.DataFrame({name: values.astype("float32") for name, values in columns.items()}))
+    features = pd.concat(parts, ignore_index=True)
+    return pd.concat([events[_CONTRACT].reset_index(drop=True), features.drop(columns="amount")], axis=1)
+
+
+def _join(store: FeatureStore, events: pd.DataFrame, texts: list[str]) -> pd.DataFrame:
+    """Ask Feast for the daily and request-time features of some events, in the order of the events."""
+    import ibis
+
+    # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
+    # the clocks change, unless the session's clock is UTC.
+    ibis.get_backend().raw_sql("SET TimeZone = 'UTC'")
+    times = events["event_time"].astype(contracts.UTC)
+    asked = pd.DataFrame(
+        {
+            "event_row": np.arange(len(events)),
+            "customer_id": plain_ids(events["customer_id"]),
+            "terminal_id": plain_ids(events["terminal_id"]),
+            "event_timestamp": times.array,
+            "event_time": times.array,
+            "amount": events["amount"].to_numpy("float64"),
+            **{name: events[name].astype(object).where(events[name].notna(), None).to_numpy() for name in texts},
+        }
+    )
+    with _quiet():
+        joined = store.get_historical_features(asked, store.get_feature_service(SERVICE)).to_df()
+    return joined.sort_values("event_row", ignore_index=True)
+
+
+def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
+    """Return the recent activity of the events, in their order."""
+    if set(RECENT) <= set(events.columns):
+        return events[list(RECENT)]
+    path = Path(store.config.repo_path) / "recent.parquet"
+    if not path.exists():
+        raise LifecycleError(f"The events lack the columns {', '.join(RECENT)}, and there is no file {path}.")
+    recent = pd.read_parquet(path).set_index("transaction_id")
+    rows = recent.index.get_indexer(plain_ids(events["transaction_id"]))
+    unknown = int((rows < 0).sum())
+    if unknown:
+        first = events["transaction_id"].to_numpy()[rows < 0][0]
+        raise LifecycleError(
+            f"Recent activity is unknown for {unknown:,} events (first transaction_id: {first}): they are not in {path}; "
+            "compute it with history_features, or use OnlineFeatures."
+        )
+    return recent.iloc[rows]
+
+
+def snapshot(folder: Path | str, view: str, day: object) -> pd.DataFrame:
+    """Read the rows of a daily view as of the midnight that begins `day`.
+
+    Raises
+    ------
+    LifecycleError
+        If the folder has no snapshot of that midnight.
+    """
+    path = Path(folder) / f"{view}.parquet"
+    if not path.exists():
+        raise LifecycleError(f"File not found: {path}; give the folder of a features artifact.")
+    midnight = contracts.midnight(day)
+    rows = pd.read_parquet(path, filters=[("event_timestamp", "==", midnight)])
+    if rows.empty:
+        raise LifecycleError(f"{path} has no snapshot of {midnight:%Y-%m-%d}; choose a day within the data.")
+    return rows
+
+
+def materialize(
+    store: FeatureStore,
+    day: object,
+    source: Path | str | None = None,
+    entities: Mapping[str, Any] | None = None,
+) -> int:
+    """Write the snapshots as of the midnight that begins `day` into the online store.
+
+    Parameters
+    ----------
+    store
+        From `open_store`.
+    day
+        A date; the service then answers payments of this day.
+    source
+        The features artifact to read from, if it is not the store's own folder.
+    entities
+        Ids to write, by id column (such as ``{"customer_id": [1, 2]}``); by default all. Feast writes
+        about 5,000 entities a second, so a replay of few customers should name them.
+
+    Returns
+    -------
+    int
+        The number of entities written.
+    """
+    written = 0
+    for view, (key, _) in VIEWS.items():
+        rows = snapshot(source or store.config.repo_path, view, day)
+        if entities is not None and key in entities:
+            rows = rows[rows[key].isin(list(entities[key]))]
+        if not rows.empty:
+            with _quiet():
+                store.write_to_online_store(view, rows)
+        written += len(rows)
+    return written
+
+
+def export_online(
+    folder: Path | str, target: Path, day: object, transactions: pd.DataFrame, labels: pd.DataFrame
+) -> None:
+    """Write what a service needs to compute features from `day` on: a folder that can be copied anywhere.
+
+    Parameters
+    ----------
+    folder
+        A features artifact.
+    target
+        The folder to make: `schema.json`, `feature_store.yaml`, `registry.db`, `online_store.db` (the
+        snapshots of the midnight that begins `day`) and `history/` with what was known by then of the
+        last 31 days (`transactions.parquet`, `labels.parquet`).
+    day
+        The first day the service answers.
+    """
+    midnight = contracts.midnight(day)
+    (target / "history").mkdir(parents=True)
+    for name in ("schema.json", "feature_store.yaml", "registry.db"):
+        shutil.copyfile(Path(folder) / name, target / name)
+    (target / ONLINE).touch()
+    materialize(open_store(target, on_demand=False), day, source=folder)
+    past = transactions["event_time"].between(midnight - HISTORY, midnight, inclusive="left")
+    known = labels["known_at"].between(midnight - HISTORY, midnight)
+    files.write_parquet(transactions[past], target / "history" / "transactions.parquet")
+    files.write_parquet(labels[known], target / "history" / "labels.parquet")

@@ -1,0 +1,328 @@
+"""What happened before a payment, as Ibis expressions: daily snapshots and recent activity.
+
+The expressions use integer time (microseconds and days since 1970, UTC) and integer money, and only
+operations that every Ibis backend has. Integer sums do not depend on the order of the rows, so a
+result is the same on any number of threads, on any engine, and in the service's running sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import contracts
+from lifecycle.errors import LifecycleError
+
+if TYPE_CHECKING:
+    import ibis
+
+SECOND = 1_000_000
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
+"""Lengths of time in microseconds."""
+
+UNITS = 10_000
+"""Amounts are summed as whole ten-thousandths of the account currency."""
+
+DAYS = (1, 7, 30)
+"""Lengths of the daily windows."""
+
+REPORT_DAYS = (7, 30)
+"""Lengths of the windows over fraud reports at a terminal."""
+
+CUSTOMER_DAILY = (
+    *(f"customer_count_{days}d" for days in DAYS),
+    *(f"customer_amount_mean_{days}d" for days in DAYS),
+    "customer_amount_max_30d",
+    "customer_fraud_30d",
+)
+TERMINAL_DAILY = (
+    *(f"terminal_count_{days}d" for days in DAYS),
+    *(f"terminal_fraud_{days}d" for days in REPORT_DAYS),
+    *(f"terminal_fraud_ratio_{days}d" for days in REPORT_DAYS),
+)
+RECENT = (
+    "customer_count_1h",
+    "customer_amount_1h",
+    "customer_count_24h",
+    "customer_seconds_since_last",
+    "terminal_count_1h",
+)
+LONGEST_GAP = 86_400.0
+"""Seconds since the last payment are capped here: "a day or more ago, or never"."""
+
+
+def to_micros(times: pd.Series) -> np.ndarray:
+    """Return time stamps as microseconds since 1970-01-01 UTC, int64.
+
+    Raises
+    ------
+    LifecycleError
+        If the column is not made of time stamps with a zone.
+
+    Examples
+    --------
+    >>> to_micros(pd.Series(pd.to_datetime(["1970-01-02"], utc=True))).tolist()
+    [86400000000]
+    """
+    if not isinstance(times.dtype, pd.DatetimeTZDtype):
+        raise LifecycleError(
+            f"Column {times.name!r} has type {times.dtype}, expected time stamps with a zone; "
+            "convert it with pandas.to_datetime(..., utc=True)."
+        )
+    return times.astype(contracts.UTC).astype("int64").to_numpy()
+
+
+def to_units(amounts: Any) -> np.ndarray:
+    """Return amounts as whole ten-thousandths, int64, so that their sums are exact.
+
+    Examples
+    --------
+    >>> to_units([12.34, 0.1]).tolist()
+    [123400, 1000]
+    """
+    return np.rint(np.asarray(amounts, dtype="float64") * UNITS).astype("int64")
+
+
+def plain_ids(ids: pd.Series) -> np.ndarray:
+    """Return ids as int64 or as Python strings, whatever pandas type they came in."""
+    if pd.api.types.is_integer_dtype(ids.dtype):
+        return ids.to_numpy("int64")
+    return ids.astype(str).to_numpy(object)
+
+
+def payment_columns(transactions: pd.DataFrame) -> pd.DataFrame:
+    """Return what the window expressions read of the transactions: ids, integer time, integer money."""
+    micros = to_micros(transactions["event_time"])
+    return pd.DataFrame(
+        {
+            **{key: plain_ids(transactions[key]) for key in ("transaction_id", "customer_id", "terminal_id")},
+            "micros": micros,
+            "snapshot": micros // DAY + 1,
+            "units": to_units(transactions["amount"]),
+        }
+    )
+
+
+def report_columns(labels: pd.DataFrame) -> pd.DataFrame:
+    """Return the fraud reports and the first midnight by which each was known.
+
+    A report known exactly at midnight counts at that midnight.
+    """
+    reports = labels.loc[labels["is_fraud"] == 1, ["transaction_id", "known_at"]]
+    known = to_micros(reports["known_at"])
+    return pd.DataFrame({"transaction_id": plain_ids(reports["transaction_id"]), "snapshot": -(-known // DAY)})
+
+
+def snapshot_days(first: int, last: int) -> pd.DataFrame:
+    """Return the midnights from day number `first` to `last`, both included, as numbers and as time stamps."""
+    days = np.arange(first, last + 1, dtype="int64")
+    return pd.DataFrame(
+        {"snapshot": days, "event_timestamp": pd.to_datetime(days, unit="D", utc=True).astype(contracts.UTC)}
+    )
+
+
+def daily_windows(
+    payments: ibis.Table, reports: ibis.Table, entities: ibis.Table, days: ibis.Table, key: str
+) -> ibis.Table:
+    """Return one row an entity a midnight, with what the payments of the days before it add up to.
+
+    A day's payments of an entity are first added up to one tile; the windows then run over tiles,
+    not payments. A tile of day d is visible from midnight d + 1 on, so a snapshot never sees its own day.
+
+    Parameters
+    ----------
+    payments, reports
+        Tables with the columns of `payment_columns` and `report_columns`.
+    entities
+        The ids (column `key`) and any attributes to carry along.
+    days
+        The midnights (`snapshot_days`).
+    key
+        ``"customer_id"`` or ``"terminal_id"``.
+    """
+    import ibis
+
+    tiles = payments.group_by([key, "snapshot"]).agg(
+        n=payments.count(), total=payments["units"].sum().cast("int64"), largest=payments["units"].max()
+    )
+    located = reports.inner_join(payments.select("transaction_id", key), "transaction_id")
+    known = located.group_by([key, "snapshot"]).agg(frauds=located.count())
+    dense = entities.cross_join(days)
+    dense = dense.left_join(tiles, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
+    dense = dense.left_join(known, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
+    name = key.removesuffix("_id")
+    values: dict[str, ibis.Value] = {}
+    for length in DAYS:
+        window = ibis.range_window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
+        count = dense["n"].sum().over(window).fill_null(0).cast("int64")
+        frauds = dense["frauds"].sum().over(window).fill_null(0).cast("int64")
+        values[f"{name}_count_{length}d"] = count
+        values[f"{name}_amount_sum_{length}d"] = dense["total"].sum().over(window).cast("int64")
+        values[f"{name}_fraud_{length}d"] = frauds
+    values[f"{name}_amount_max_30d"] = dense["largest"].max().over(window)
+    kept = [column for column in entities.columns if column != key]
+    values[f"{name}_snapshot"] = dense["snapshot"]
+    return _derive(dense.select(key, "event_timestamp", *kept, **values), name)
+
+
+def _derive(sums: ibis.Table, name: str) -> ibis.Table:
+    """Turn the integer sums of a window into the features, all float64."""
+    import ibis
+
+    values: dict[str, ibis.Value] = {}
+    for length in DAYS:
+        count = sums[f"{name}_count_{length}d"].cast("float64")
+        frauds = sums[f"{name}_fraud_{length}d"].cast("float64")
+        total = sums[f"{name}_amount_sum_{length}d"].cast("float64")
+        values[f"{name}_count_{length}d"] = count
+        values[f"{name}_amount_mean_{length}d"] = total / count.nullif(0.0) / float(UNITS)
+        values[f"{name}_fraud_{length}d"] = frauds
+        values[f"{name}_fraud_ratio_{length}d"] = frauds / ibis.greatest(count, 1.0)
+    values[f"{name}_amount_max_30d"] = sums[f"{name}_amount_max_30d"].cast("float64") / float(UNITS)
+    features = CUSTOMER_DAILY if name == "customer" else TERMINAL_DAILY
+    kept = [column for column in sums.columns if column not in values and "_amount_sum_" not in column]
+    return sums.select(*kept, **{feature: values[feature] for feature in features})
+
+
+def recent_windows(payments: ibis.Table) -> ibis.Table:
+    """Return the recent activity before each payment, one row a payment.
+
+    The windows are ``[t - 1 h, t)`` and ``[t - 24 h, t)`` in whole microseconds: payments at the
+    same instant do not see each other. In a database's words, ``range between 3600000000 preceding
+    and 1 preceding``.
+    """
+    import ibis
+
+    def last(key: str, length: int) -> ibis.expr.builders.WindowBuilder:
+        return ibis.range_window(group_by=key, order_by="micros", preceding=(length, 1))
+
+    hour, day = last("customer_id", HOUR), last("customer_id", DAY)
+    gap = (payments["micros"] - payments["micros"].max().over(day)).cast("float64") / float(SECOND)
+    values = {
+        "customer_count_1h": payments["units"].count().over(hour).cast("float64"),
+        "customer_amount_1h": payments["units"].sum().over(hour).fill_null(0).cast("float64") / float(UNITS),
+        "customer_count_24h": payments["units"].count().over(day).cast("float64"),
+        "customer_seconds_since_last": gap.fill_null(LONGEST_GAP),
+        "terminal_count_1h": payments["units"].count().over(last("terminal_id", HOUR)).cast("float64"),
+    }
+    return payments.select("transaction_id", "micros", **values)
+
+
+def entity_table(
+    transactions: pd.DataFrame, attributes: pd.DataFrame | None, key: str, columns: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return every id of the transactions and of the attribute table, with the named attributes if there are any.
+
+    Parameters
+    ----------
+    columns
+        Source column -> name of the feature, such as ``{"x": "terminal_x_km"}``.
+    """
+    ids = np.unique(plain_ids(transactions[key]))
+    if attributes is None or not set(columns) <= set(attributes.columns):
+        return pd.DataFrame({key: ids})
+    own = attributes.assign(**{key: plain_ids(attributes[key])}).drop_duplicates(key, keep="last").set_index(key)
+    table = own[list(columns)].reindex(np.union1d(ids, own.index.to_numpy()))
+    return table.astype("float64").rename(columns=columns).rename_axis(key).reset_index()
+
+
+# Feast's DuckDB store drops every column whose name ends in "_y" (its joins mark duplicates so), hence the names.
+CUSTOMER_ATTRIBUTES = {"home_x": "home_x_km", "home_y": "home_y_km"}
+TERMINAL_ATTRIBUTES = {"x": "terminal_x_km", "y": "terminal_y_km"}
+
+
+def history_expressions(
+    transactions: pd.DataFrame,
+    labels: pd.DataFrame,
+    customers: pd.DataFrame | None = None,
+    terminals: pd.DataFrame | None = None,
+) -> dict[str, ibis.Table]:
+    """Return the three tables of history as Ibis expressions, in a fixed row order."""
+    import ibis
+
+    columns = payment_columns(transactions)
+    payments = ibis.memtable(columns)
+    reports = ibis.memtable(report_columns(labels))
+    days = ibis.memtable(snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
+    tables: dict[str, ibis.Table] = {}
+    for name, key, attributes, kept in (
+        ("customer_daily", "customer_id", customers, CUSTOMER_ATTRIBUTES),
+        ("terminal_daily", "terminal_id", terminals, TERMINAL_ATTRIBUTES),
+    ):
+        entities = ibis.memtable(entity_table(transactions, attributes, key, kept))
+        tables[name] = daily_windows(payments, reports, entities, days, key).order_by("event_timestamp", key)
+    tables["recent"] = recent_windows(payments).order_by("micros", "transaction_id").drop("micros")
+    return tables
+
+
+def connect() -> Any:
+    """Open an in-memory DuckDB through Ibis, with the session's clock in UTC."""
+    import ibis
+
+    backend = ibis.duckdb.connect()
+    backend.raw_sql("SET TimeZone = 'UTC'")
+    return backend
+
+
+def history_features(
+    transactions: pd.DataFrame,
+    labels: pd.DataFrame,
+    customers: pd.DataFrame | None = None,
+    terminals: pd.DataFrame | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Return the features that come from history: `customer_daily`, `terminal_daily` and `recent`.
+
+    Parameters
+    ----------
+    transactions
+        Payments that keep `contracts.TRANSACTIONS`.
+    labels
+        The label history. Only rows with ``is_fraud == 1`` count, from their `known_at` on.
+    customers, terminals
+        Where the coordinates are known: `customer_id`, `home_x`, `home_y` and `terminal_id`, `x`, `y`, in km.
+
+    Returns
+    -------
+    dict of DataFrame
+        Daily snapshots (entity, `event_timestamp` at midnight UTC, features as of that midnight), one row
+        an entity a day; and the recent activity, one row a payment. Features are float64.
+
+    Examples
+    --------
+    >>> times = pd.to_datetime(["2025-08-01 10:00", "2025-08-01 10:30", "2025-08-02 09:00"], utc=True)
+    >>> payments = pd.DataFrame({"transaction_id": [1, 2, 3], "event_time": times.astype(contracts.UTC),
+    ...     "customer_id": 5, "terminal_id": 9, "amount": [10.0, 30.0, 50.0]})
+    >>> labels = pd.DataFrame({"transaction_id": [1], "is_fraud": [1], "known_at": times.astype(contracts.UTC)[2:]})
+    >>> tables = history_features(payments, labels)
+    >>> tables["customer_daily"]["customer_amount_mean_7d"].tolist()
+    [20.0, 30.0]
+    >>> tables["recent"]["customer_amount_1h"].tolist()
+    [0.0, 10.0, 0.0]
+    """
+    backend = connect()
+    try:
+        expressions = history_expressions(transactions, labels, customers, terminals)
+        return {name: backend.to_pandas(expression) for name, expression in expressions.items()}
+    finally:
+        backend.disconnect()
+
+
+def write_history(
+    folder: Path,
+    transactions: pd.DataFrame,
+    labels: pd.DataFrame,
+    customers: pd.DataFrame | None = None,
+    terminals: pd.DataFrame | None = None,
+) -> None:
+    """Write the tables of `history_features` as Parquet into `folder`, without holding them in memory."""
+    backend = connect()
+    try:
+        for name, expression in history_expressions(transactions, labels, customers, terminals).items():
+            backend.to_parquet(expression, folder / f"{name}.parquet", compression="zstd")
+    finally:
+        backend.disconnect()
