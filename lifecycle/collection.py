@@ -511,24 +511,6 @@ def ingest(
     return build_from_file
 
 
-def ingest_identity(
-    transactions: Path | str,
-    labels: Path | str | None = None,
-    mapping: Mapping[str, str] | None = None,
-    label_delay_days: int = 7,
-) -> dict[str, Any]:
-    """Return what names the content that `ingest` of the same arguments reads: hashes, not paths."""
-    for path in (transactions, labels):
-        if path is not None and not Path(path).is_file():
-            raise LifecycleError(f"File not found: {path}; check the path.")
-    return {
-        "transactions": files.sha256(transactions),
-        "labels": files.sha256(labels) if labels is not None else None,
-        "mapping": dict(mapping or {}),
-        "label_delay_days": label_delay_days,
-    }
-
-
 def _ingest_tables(
     db: duckdb.DuckDBPyConnection, transactions: Path, labels: Path | None, mapping: dict[str, str], delay: int
 ) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def split_by_time(event_time: pd.Series, settings: Any) -> pd.Categorical:
     Examples
     --------
     >>> from lifecycle.settings import Settings
-    >>> times = pd.to_datetime(pd.Series(["2025-07-31 23:59", "2025-08-01", "2025-09-22", "2025-10-19"]), utc=True)
+    >>> times = pd.to_datetime(pd.Series(["2025-07-31", "2025-08-01", "2025-09-22", "2025-10-19"]), utc=True)
     >>> list(split_by_time(times, Settings()))
     ['warmup', 'train', 'gap', 'test']
     """
