@@ -19,6 +19,10 @@ CSV_COLUMNS = ("transaction_id", "event_time", "customer_id", "terminal_id", "am
 """The columns of a CSV record without a header: the contract columns, in order."""
 
 
+ANSWER_COLUMNS = ("transaction_id", "score", "decision")
+"""The columns of a CSV answer without a header; with a single column, it is the score."""
+
+
 def read_capture(folder: Path | str, csv_columns: Sequence[str] = CSV_COLUMNS) -> pd.DataFrame:
     """Read all captured calls under a folder (or in one file) into a frame.
 
@@ -88,7 +92,7 @@ def _read_line(line: str, where: str, csv_columns: Sequence[str]) -> tuple[list[
         capture = event["captureData"]
         moment = event["eventMetadata"]["inferenceTime"]
         requests = _records(capture["endpointInput"], csv_columns)
-        answers = _records(capture["endpointOutput"], ("score",)) if "endpointOutput" in capture else []
+        answers = _records(capture["endpointOutput"], ANSWER_COLUMNS) if "endpointOutput" in capture else []
     except json.JSONDecodeError as error:
         raise LifecycleError(f"{where}: this is not valid JSON ({error.msg}); remove the line.") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -147,8 +151,9 @@ def _as_records(content: Any) -> list[dict[str, Any]]:
 
 def _csv_records(data: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     first = data.split("\n", 1)[0].strip().split(",")
-    has_header = "transaction_id" in first or set(first) & {*columns, "score"} == set(first)
-    names = None if has_header else [*columns, *(f"column_{i}" for i in range(len(columns), len(first)))][: len(first)]
+    has_header = "transaction_id" in first or first == ["score"]
+    known = ("score",) if columns == ANSWER_COLUMNS and len(first) == 1 else columns
+    names = None if has_header else [*known, *(f"column_{i}" for i in range(len(known), len(first)))][: len(first)]
     frame = pd.read_csv(io.StringIO(data), header=0 if has_header else None, names=names)
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 

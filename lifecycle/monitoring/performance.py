@@ -11,6 +11,7 @@ import pandas as pd
 
 from lifecycle.contracts import labels_as_of
 from lifecycle.errors import LifecycleError
+from lifecycle.training.metrics import average_precision
 
 DAY = pd.Timedelta(days=1)
 
@@ -48,26 +49,6 @@ def measure(is_fraud: np.ndarray, score: np.ndarray, flagged: np.ndarray) -> dic
         "recall": caught / frauds if frauds else float("nan"),
         "average_precision": average_precision(is_fraud, score),
     }
-
-
-def average_precision(is_fraud: np.ndarray, score: np.ndarray) -> float:
-    """Return the average precision, ``sum((R_k - R_{k-1}) * P_k)`` over the thresholds; NaN without fraud.
-
-    The same number as scikit-learn's, without its import: the monitor computes it for many small chunks.
-
-    Examples
-    --------
-    >>> round(average_precision(np.array([0, 1, 1]), np.array([0.1, 0.9, 0.05])), 4)
-    0.8333
-    """
-    is_fraud = np.asarray(is_fraud, dtype=bool)
-    if not is_fraud.any():
-        return float("nan")
-    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
-    hits, ranked = np.cumsum(is_fraud[order]), np.asarray(score, dtype=np.float64)[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    gained = np.diff(hits[last], prepend=0)
-    return float(np.sum(gained * hits[last] / (last + 1)) / hits[-1])
 
 
 def performance_by_day(

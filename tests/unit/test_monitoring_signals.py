@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score
 
 from lifecycle.errors import LifecycleError
 from lifecycle.monitoring.alarms import Alarm, PoissonCusum, first_day, limit_above
-from lifecycle.monitoring.performance import average_precision, measure, performance_by_day, reports_by_arrival
+from lifecycle.monitoring.performance import measure, performance_by_day, reports_by_arrival
 
 
 def at(*texts):
@@ -30,14 +29,6 @@ LABELS = pd.DataFrame(
         "known_at": at("2025-11-05 08:00", "2025-11-10 11:00", "2025-11-14", "2025-11-10 12:00", "2025-11-11 09:00"),
     }
 )
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_average_precision_equals_scikit_learns_with_ties(seed):
-    generator = np.random.default_rng(seed)
-    fraud = generator.random(300) < 0.1
-    score = np.round(generator.random(300), 1)
-    assert average_precision(fraud, score) == pytest.approx(average_precision_score(fraud, score))
 
 
 def test_measure_leaves_undefined_figures_missing():
