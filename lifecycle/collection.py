@@ -131,7 +131,9 @@ def check_accounting(accounting: pd.DataFrame) -> pd.DataFrame:
 def _database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in memory that counts time in UTC and spills to a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="lifecycle-") as spill, closing(duckdb.connect()) as db:
-        db.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '2GB'; SET temp_directory = '{spill}'")
+        db.execute(
+            f"SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET memory_limit = '2GB'; SET temp_directory = '{spill}'"
+        )
         db.execute(
             "CREATE TABLE quarantine (source VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, record VARCHAR)"
         )
