@@ -124,12 +124,24 @@ def load_model(package: Package) -> Model:
 
 
 def load_features(package: Package) -> Features:
-    """Open the online features of a checked package, ready for the first payment after its day."""
+    """Open the online features of a checked package, ready for the first payment after its history.
+
+    Raises
+    ------
+    ArtifactError
+        If the feature store holds code, or other features than the model was trained on.
+    """
+    import pandas as pd
+
     from lifecycle import features, files
 
     online = package.folder / "online"
     refuse_registry_code(online / "registry.db")
-    return features.OnlineFeatures(online, files.read_json(package.folder / "feature_schema.json"))
+    found = features.OnlineFeatures(online)
+    if found.schema != files.read_json(package.folder / "feature_schema.json"):
+        raise ArtifactError(f"The feature store in {online} holds other features than the model was trained on.")
+    found.recent.seed(pd.read_parquet(online / "history" / "transactions.parquet"))
+    return found
 
 
 def remove_registry_code(registry: Path) -> None:

@@ -1,0 +1,118 @@
+"""Make the package of the champion: model, schema, online features as of the first day, and recent history."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lifecycle import contracts, features, files
+from lifecycle.deployment import batch
+from lifecycle.deployment.artifact import MODEL_FILES, open_package, pack, write_manifest
+from lifecycle.deployment.messages import IDS
+from lifecycle.deployment.scorer import remove_registry_code
+from lifecycle.errors import LifecycleError
+
+BATCH_DAYS = 7
+HISTORY = pd.Timedelta(days=31)
+
+
+def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
+    """Package the champion and score the first week of production; see `lifecycle.deployment.build`."""
+    tables = batch.read_tables(inputs["preprocessing"])
+    package(inputs["evaluation"] / "model", inputs["features"], tables, settings.deploy_at, out / "model")
+    pack(out / "model", out / "model.tar.gz")
+    first = contracts.midnight(settings.deploy_at)
+    until = first + pd.Timedelta(days=BATCH_DAYS)
+    payments = tables["transactions"]
+    week = payments[(payments["event_time"] >= first) & (payments["event_time"] < until)]
+    scores = batch.score_frame(out / "model", week, tables["labels"])
+    files.write_parquet(scores, out / "batch_scores.parquet")
+    files.write_json(_info(out, scores, first, until), out / "info.json")
+
+
+def package(
+    model: Path, feature_folder: Path, tables: Mapping[str, pd.DataFrame | None], day: object, folder: Path
+) -> None:
+    """Write a package that is ready to serve from the midnight that begins `day`.
+
+    Parameters
+    ----------
+    model
+        A folder with ``model.onnx``, ``feature_schema.json`` and ``model.json``.
+    feature_folder
+        The features artifact.
+    tables
+        ``transactions`` and ``labels``, and ``customers`` and ``terminals`` or None. Only what was known by then is
+        packaged.
+    day
+        The first day of service.
+    folder
+        The package to make.
+
+    Raises
+    ------
+    LifecycleError
+        If the model was trained on other features than those of `feature_folder`.
+    """
+    folder.mkdir(parents=True)
+    for name in MODEL_FILES:
+        shutil.copyfile(model / name, folder / name)
+    schema = features.load_schema(feature_folder)
+    if files.read_json(folder / "feature_schema.json") != schema:
+        raise LifecycleError(f"The model in {model} was trained on other features than {feature_folder} holds.")
+    payments, labels = tables["transactions"], tables["labels"]
+    online = folder / "online"
+    features.export_online(feature_folder, online, day, payments, labels)
+    remove_registry_code(online / "registry.db")
+    for name in ("customers", "terminals"):
+        known = tables.get(name)
+        if known is not None:
+            kept = [column for column in known.columns if column in (f"{name[:-1]}_id", "home_x", "home_y", "x", "y")]
+            files.write_parquet(known[kept], online / "history" / f"{name}.parquet")
+    older = _older(payments, labels, contracts.midnight(day))
+    files.write_parquet(older, online / "history" / "older.parquet")
+    kinds = {name: "integer" if pd.api.types.is_integer_dtype(payments[name]) else "text" for name in IDS}
+    write_manifest(folder, kinds, dict.fromkeys(schema["categories"], "text"), first_day=str(day))
+
+
+def _older(payments: pd.DataFrame, labels: pd.DataFrame, midnight: pd.Timestamp) -> pd.DataFrame:
+    """Return the payments before the packaged history that it still needs.
+
+    Those are the payments that a fraud report of the last 31 days is about, and the last payment of each
+    customer or terminal that has been quiet since: without it, nobody would know that they exist.
+    """
+    past = payments[payments["event_time"] < midnight]
+    is_recent = past["event_time"] >= midnight - HISTORY
+    recent, before = past[is_recent], past[~is_recent]
+    reports = labels[(labels["is_fraud"] == 1) & labels["known_at"].between(midnight - HISTORY, midnight)]
+    needed = before["transaction_id"].isin(reports["transaction_id"])
+    for key in ("customer_id", "terminal_id"):
+        quiet = before[~before[key].isin(recent[key].unique())]
+        needed |= before.index.isin(quiet.drop_duplicates(key, keep="last").index)
+    return before[needed]
+
+
+def _info(out: Path, scores: pd.DataFrame, first: pd.Timestamp, until: pd.Timestamp) -> dict[str, Any]:
+    checked = open_package(out / "model")
+    sizes = {
+        p.relative_to(out / "model").as_posix(): p.stat().st_size for p in (out / "model").rglob("*") if p.is_file()
+    }
+    return {
+        "model": checked.facts.get("name"),
+        "version": checked.facts.get("version"),
+        "threshold": checked.threshold,
+        "first_day": checked.manifest["first_day"],
+        "digest": checked.digest,
+        "archive_bytes": (out / "model.tar.gz").stat().st_size,
+        "files": dict(sorted(sizes.items())),
+        "batch": {
+            "from": str(first.date()),
+            "until": str(until.date()),
+            "payments": len(scores),
+            "reviews": int((scores["decision"] == "review").sum()),
+        },
+    }
