@@ -88,9 +88,7 @@ class Recent:
         last = last[np.argsort(micros[last], kind="stable")]
         rows = transactions.iloc[last]
         units = to_units(rows["amount"])
-        self.observe(
-            rows["customer_id"].tolist(), rows["terminal_id"].tolist(), micros[last].tolist(), units.tolist()
-        )
+        self.observe(rows["customer_id"].tolist(), rows["terminal_id"].tolist(), micros[last].tolist(), units.tolist())
 
 
 def _forget(before: int, times: list[int], *others: list[int]) -> None:
@@ -172,7 +170,9 @@ class OnlineFeatures:
             absent = [name for name in ("customer_id", "terminal_id", "amount", "event_time") if name not in records]
             if absent:
                 raise LifecycleError(f"The payments lack the field {absent[0]!r}; add it.")
-            columns: dict[str, Any] = {name: records[name].tolist() for name in ("customer_id", "terminal_id", "amount")}
+            columns: dict[str, Any] = {
+                name: records[name].tolist() for name in ("customer_id", "terminal_id", "amount")
+            }
             columns["event_micros"] = to_micros(records["event_time"])
             columns |= {name: records[name].tolist() if name in records else [None] * len(records) for name in texts}
         else:
@@ -215,12 +215,15 @@ def _parse_time(value: Any) -> int:
         return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
     except (TypeError, ValueError):
         raise LifecycleError(
-            f"Field 'event_time' has the value {value!r}; give an ISO-8601 time with a zone, such as 2025-11-03T08:15:00Z."
+            f"Field 'event_time' has the value {value!r}; give an ISO-8601 time with a zone, "
+            "such as 2025-11-03T08:15:00Z."
         ) from None
 
 
 def _check_amounts(values: list[Any]) -> np.ndarray:
-    good = all(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf for value in values)
+    good = all(
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf for value in values
+    )
     if not good:
         bad = next(v for v in values if not isinstance(v, int | float) or isinstance(v, bool) or not 0 < v < np.inf)
         raise LifecycleError(f"Field 'amount' has the value {bad!r}; amounts must be finite numbers above 0.")

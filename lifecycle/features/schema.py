@@ -47,7 +47,10 @@ def make_schema(
         "recent": RECENT,
         "request": request_names(kept, home and places),
     }
-    coordinates = {"customer_daily": COORDINATES[:2] if home else (), "terminal_daily": COORDINATES[2:] if places else ()}
+    coordinates = {
+        "customer_daily": COORDINATES[:2] if home else (),
+        "terminal_daily": COORDINATES[2:] if places else (),
+    }
     schema: dict[str, Any] = {
         "features": [
             {"name": name, "dtype": "float32", "view": view} for view, names in views.items() for name in names

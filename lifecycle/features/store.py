@@ -268,8 +268,8 @@ def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
     if unknown:
         first = events["transaction_id"].to_numpy()[rows < 0][0]
         raise LifecycleError(
-            f"Recent activity is unknown for {unknown:,} events (first transaction_id: {first}): they are not in {path}; "
-            "compute it with history_features, or use OnlineFeatures."
+            f"Recent activity is unknown for {unknown:,} events (first transaction_id: {first}): they are not in "
+            f"{path}; compute it with history_features, or use OnlineFeatures."
         )
     return recent.iloc[rows]
 

@@ -1,0 +1,102 @@
+"""The features of history once more, in plain pandas `groupby().rolling()`, and small tables to try them on.
+
+Slow and straightforward on purpose: the tests hold the product's windows against it, and the benchmark times it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+DAY = pd.Timedelta(days=1)
+
+
+def rolling_daily(transactions, labels, key, lengths=(1, 7, 30)):
+    """Daily snapshots of one entity: count, mean and largest amount, reports known; as of midnight."""
+    first, last = transactions["event_time"].min().floor("D"), transactions["event_time"].max().floor("D")
+    visible = pd.date_range(first + DAY, last + DAY, name="event_timestamp", unit="us")
+    dense = pd.MultiIndex.from_product([np.unique(transactions[key]), visible], names=[key, "event_timestamp"])
+    seen = transactions["event_time"].dt.floor("D") + DAY
+    tiles = transactions.groupby([transactions[key], seen.rename("event_timestamp")])["amount"].agg(
+        ["size", "sum", "max"]
+    )
+    reports = labels[labels["is_fraud"] == 1].merge(transactions[["transaction_id", key]], on="transaction_id")
+    frauds = reports.groupby([reports[key], reports["known_at"].dt.ceil("D").rename("event_timestamp")]).size()
+    tiles = tiles.reindex(dense)
+    tiles["frauds"] = frauds.reindex(dense)
+    tiles[["size", "sum", "frauds"]] = tiles[["size", "sum", "frauds"]].fillna(0)
+    out = pd.DataFrame(index=dense)
+    for length in lengths:
+        rolled = tiles.reset_index(key).groupby(key)[["size", "sum", "frauds"]].rolling(f"{length}D").sum()
+        largest = tiles["max"].reset_index(key).groupby(key)["max"].rolling(f"{length}D", min_periods=1).max()
+        out[f"count_{length}d"] = rolled["size"]
+        out[f"amount_mean_{length}d"] = rolled["sum"] / rolled["size"].replace(0, np.nan)
+        out[f"amount_max_{length}d"] = largest
+        out[f"fraud_{length}d"] = rolled["frauds"]
+        out[f"fraud_ratio_{length}d"] = rolled["frauds"] / rolled["size"].clip(lower=1)
+    return out.add_prefix(key.removesuffix("_id") + "_").reset_index()
+
+
+def rolling_recent(transactions):
+    """Recent activity strictly before each payment, one row a payment, in the order of `transactions`."""
+    rows = transactions.sort_values(["event_time", "transaction_id"]).set_index("event_time")
+    out = pd.DataFrame({"transaction_id": rows["transaction_id"].to_numpy()})
+    rows["row"] = np.arange(len(rows))
+    rows["one"] = 1.0
+    for key, what, length, function, name in (
+        ("customer_id", "one", "1h", "sum", "customer_count_1h"),
+        ("customer_id", "amount", "1h", "sum", "customer_amount_1h"),
+        ("customer_id", "one", "24h", "sum", "customer_count_24h"),
+        ("terminal_id", "one", "1h", "sum", "terminal_count_1h"),
+    ):
+        grouped = rows.groupby(key, sort=False)
+        order = np.concatenate(list(grouped["row"].apply(np.asarray)))
+        rolled = grouped[what].rolling(length, closed="left", min_periods=0).agg(function).to_numpy()
+        out.loc[order, name] = rolled
+    times = pd.Series(rows.index, index=rows["row"].to_numpy())
+    customer = rows["customer_id"].to_numpy()
+    distinct = pd.DataFrame({"customer": customer, "time": times.to_numpy()}).drop_duplicates()
+    distinct["before"] = distinct.groupby("customer")["time"].shift()
+    before = pd.DataFrame({"customer": customer, "time": times.to_numpy()}).merge(distinct, how="left")
+    gap = (before["time"] - before["before"]).dt.total_seconds().to_numpy()
+    out["customer_seconds_since_last"] = np.where(gap <= 86_400, gap, 86_400.0)
+    return transactions[["transaction_id"]].merge(out, on="transaction_id")
+
+
+def random_bank(seed=0, customers=60, terminals=80, days=45, payments=6_000, strings=False, attributes=True):
+    """Random payments with a label history; times are whole minutes, so that ties happen."""
+    random = np.random.default_rng(seed)
+    minutes = np.sort(random.integers(0, days * 1_440, payments))
+    start = pd.Timestamp("2025-07-01", tz="UTC")
+    frame = pd.DataFrame(
+        {
+            "transaction_id": np.arange(payments) + 20250701 * 10**8,
+            "event_time": (start + pd.to_timedelta(minutes, unit="min")).astype("datetime64[us, UTC]"),
+            "customer_id": random.integers(0, customers, payments),
+            "terminal_id": random.integers(0, terminals, payments),
+            "amount": np.round(np.exp(random.normal(3, 1, payments)), 2) + 0.01,
+        }
+    )
+    home = pd.DataFrame({"customer_id": np.arange(customers + 1), **_places(random, customers + 1, "home_x", "home_y")})
+    places = pd.DataFrame({"terminal_id": np.arange(terminals), **_places(random, terminals, "x", "y")})
+    if attributes:
+        frame["channel"] = pd.Categorical(random.choice(["online", "pos", "unknown"], payments))
+        frame["merchant_category"] = pd.Categorical(random.choice(["fuel", "grocery", "unknown"], payments))
+    if strings:
+        for table in (frame, home, places):
+            for key in {"transaction_id", "customer_id", "terminal_id"} & set(table.columns):
+                table[key] = key[0] + table[key].astype(str)
+    honest = pd.DataFrame(
+        {"transaction_id": frame["transaction_id"], "is_fraud": 0, "known_at": frame["event_time"] + 7 * DAY}
+    )
+    fraud = frame.loc[random.random(payments) < 0.03, ["transaction_id", "event_time"]]
+    arrival = fraud["event_time"] + pd.to_timedelta(random.integers(1, 20 * 24, len(fraud)), unit="h")
+    late = pd.DataFrame({"transaction_id": fraud["transaction_id"], "is_fraud": 1, "known_at": arrival})
+    labels = pd.concat([honest, late], ignore_index=True).astype(
+        {"is_fraud": "int8", "known_at": "datetime64[us, UTC]"}
+    )
+    return frame, labels, home, places
+
+
+def _places(random, n, x, y):
+    return {x: random.random(n) * 100, y: random.random(n) * 100}
