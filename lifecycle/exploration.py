@@ -292,7 +292,7 @@ def wilson_interval(successes: Any, trials: Any, z: float = 1.96) -> tuple[np.nd
     k, n = np.asarray(successes, dtype="float64"), np.asarray(trials, dtype="float64")
     center = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
-    return center - half, center + half
+    return np.maximum(center - half, 0), np.minimum(center + half, 1)
 
 
 def count_days(joined: pd.DataFrame) -> pd.DataFrame:
