@@ -62,11 +62,16 @@ STAGES = {
         Stage("exploration", "lifecycle.exploration", ("collection",), _CALENDAR),
         Stage("preprocessing", "lifecycle.preprocessing", ("collection",), _CALENDAR),
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
-        Stage("training", "lifecycle.training", ("features",), _STORE + _CALENDAR + _FOLDS + _MONEY),
+        Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
         Stage(
             "tuning", "lifecycle.tuning", ("features", "training"), _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY
         ),
-        Stage("evaluation", "lifecycle.evaluation", ("features", "training", "tuning"), _STORE + _CALENDAR + _MONEY),
+        Stage(
+            "evaluation",
+            "lifecycle.evaluation",
+            ("world", "preprocessing", "features", "training", "tuning"),
+            _STORE + _CALENDAR + _MONEY,
+        ),
         Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), _CALENDAR + _MONEY),
         Stage(
             "monitoring",
@@ -169,9 +174,11 @@ class Pipeline:
 
     def needs(self, name: str) -> tuple[str, ...]:
         """Return the names of the stages that `name` reads."""
-        if self.source is not None and name == "collection":
+        if self.source is None:
+            return _stage(name).needs
+        if name == "collection":
             return ()
-        return _stage(name).needs
+        return tuple(need for need in _stage(name).needs if need != "world")
 
     def key(self, name: str) -> str:
         """Return the key of a stage's artifact: 16 hexadecimal digits."""

@@ -1,0 +1,140 @@
+"""What was tried, with what, and how well it did: runs and model versions in MLflow, on SQLite, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+EXPERIMENT = "lifecycle"
+REGISTERED_MODEL = "fraud-champion"
+
+
+def open_tracking(data_dir: Path | str) -> tuple[Any, str]:
+    """Open the MLflow store of a data folder; make it if it is not there.
+
+    Parameters
+    ----------
+    data_dir
+        The store is ``<data_dir>/mlflow``: ``mlflow.db`` (SQLite) and ``artifacts/``.
+
+    Returns
+    -------
+    client, experiment_id
+        An `mlflow.MlflowClient` and the experiment in which the course keeps its runs.
+    """
+    folder = Path(data_dir) / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    client = _client(folder)
+    with FileLock(folder / ".lock"):  # two processes must not make the tables at once
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return client, client.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
+    return client, experiment.experiment_id
+
+
+def _client(folder: Path) -> Any:
+    """Return a client, with everything switched off that would talk to the network or to the terminal."""
+    os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"})
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with FileLock(folder / ".lock"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def log_run(
+    data_dir: Path | str,
+    name: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float | list[float]],
+    dataset: Mapping[str, str],
+    tags: Mapping[str, str],
+    model_folder: Path | None = None,
+) -> str:
+    """Record one finished run and return its id.
+
+    Parameters
+    ----------
+    data_dir
+        As in `open_tracking`.
+    name
+        The name of the run, such as ``"random_forest"``.
+    params
+        Hyperparameters and settings; kept as strings.
+    metrics
+        A number, or a list of numbers, one a fold (kept as steps).
+    dataset
+        ``name`` and ``digest`` (SHA-256) of the table it was trained on.
+    tags
+        Anything else by which to find the run: code version, feature schema, stage.
+    model_folder
+        A model folder to keep with the run, under ``model/``.
+    """
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
+    client, experiment = open_tracking(data_dir)
+    run = client.create_run(experiment, run_name=name)
+    run_id = run.info.run_id
+    points = []
+    for key, values in metrics.items():
+        for step, value in enumerate(values if isinstance(values, list) else [values]):
+            if value == value:  # MLflow on SQLite does not keep NaN
+                points.append(Metric(key, float(value), run.info.start_time, step))
+    client.log_batch(
+        run_id,
+        metrics=points,
+        params=[Param(key, str(value)) for key, value in params.items()],
+        tags=[RunTag(key, str(value)) for key, value in {**tags, "dataset_sha256": dataset["digest"]}.items()],
+    )
+    source = Dataset(dataset["name"], dataset["digest"][:16], "local", dataset["name"])
+    client.log_inputs(run_id, datasets=[DatasetInput(source)])
+    if model_folder is not None:
+        for file in sorted(Path(model_folder).iterdir()):
+            client.log_artifact(run_id, str(file), "model")
+    client.set_terminated(run_id)
+    return run_id
+
+
+def register_champion(data_dir: Path | str, run_id: str, model_folder: Path, tags: Mapping[str, str]) -> str:
+    """Register the model of a run as a new version of the champion, and return the version.
+
+    The alias ``champion`` moves to it; earlier versions stay. A model whose graph is the champion's already
+    is not registered again.
+    """
+    from lifecycle.files import sha256
+
+    client, _ = open_tracking(data_dir)
+    digest = sha256(Path(model_folder) / "model.onnx")
+    with FileLock(Path(data_dir) / "mlflow" / ".lock"):
+        found = client.search_registered_models(f"name = '{REGISTERED_MODEL}'")
+        if not found:
+            client.create_registered_model(REGISTERED_MODEL)
+        elif "champion" in found[0].aliases:
+            current = client.get_model_version_by_alias(REGISTERED_MODEL, "champion")
+            if current.tags.get("onnx_sha256") == digest:
+                return str(current.version)
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        made = client.create_model_version(REGISTERED_MODEL, source, run_id, tags={**tags, "onnx_sha256": digest})
+        client.set_registered_model_alias(REGISTERED_MODEL, "champion", made.version)
+    return str(made.version)
+
+
+@cache
+def code_version() -> str:
+    """Return the first 16 digits of a SHA-256 over the package's source files, in the order of their names."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
