@@ -21,7 +21,7 @@ from lifecycle.deployment.scorer import APPROVE, REVIEW, load_model
 from lifecycle.errors import ContractError, LifecycleError
 
 OUTPUT = ("transaction_id", "event_time", "score", "decision")
-_ZONE = re.compile(r"(Z|[+-]\d{2}(:?\d{2})?)$")
+_ZONE = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
 
 
 def score_file(
