@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HISTORY_DAYS = 31
-FIRST_WEEK_DAYS = 7
-
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Package the champion and score the first week of production in batch.
@@ -25,7 +22,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     inputs
         Folders of preprocessing, features and evaluation.
     out
-        Gets ``model/``, ``model.tar.gz``, ``batch_scores.parquet`` and ``info.json``.
+        Gets ``model/``, ``model.tar.gz``, ``batch_features.parquet`` and ``batch_scores.parquet`` (the first week of
+        production) and ``info.json``.
     """
     from lifecycle.deployment import packaging
 

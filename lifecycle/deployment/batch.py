@@ -80,13 +80,18 @@ def score_frame(
     """
     package = package if isinstance(package, Package) else open_package(package)
     if payments.empty:
-        empty = payments[["transaction_id", "event_time"]]
-        return empty.assign(score=pd.Series(dtype="float64"), decision=pd.Series(dtype="object"))
-    model = load_model(package)
-    table = feature_table(package, payments, labels)
-    score = model.predict(training.feature_matrix(table, files.read_json(package.folder / "feature_schema.json")))
+        return score_features(package, payments)
+    return score_features(package, feature_table(package, payments, labels))
+
+
+def score_features(package: Package, table: pd.DataFrame) -> pd.DataFrame:
+    """Score payments whose features are there already, as `feature_table` returns them; see `score_frame`."""
+    scored = table[["transaction_id", "event_time"]].reset_index(drop=True)
+    if table.empty:
+        return scored.assign(score=pd.Series(dtype="float64"), decision=pd.Series(dtype="object"))
+    matrix = training.feature_matrix(table, files.read_json(package.folder / "feature_schema.json"))
+    score = load_model(package).predict(matrix)
     decision = pd.Series(score >= package.threshold).map({True: REVIEW, False: APPROVE})
-    scored = payments[["transaction_id", "event_time"]].reset_index(drop=True)
     return scored.assign(score=score, decision=decision)
 
 
@@ -123,9 +128,13 @@ def feature_table(package: Package, payments: pd.DataFrame, labels: pd.DataFrame
 
 def read_tables(folder: Path) -> dict[str, Any]:
     """Read transactions, labels, and (None where there is no such file) customers, terminals, older payments."""
-    names = ("transactions", "labels", "customers", "terminals", "older")
-    found = {name: folder / f"{name}.parquet" for name in names}
-    return {name: pd.read_parquet(path) if path.exists() else None for name, path in found.items()}
+    tables: dict[str, Any] = {}
+    for name in ("transactions", "labels", "customers", "terminals", "older"):
+        path = folder / f"{name}.parquet"
+        if not path.exists() and name in ("transactions", "labels"):
+            raise LifecycleError(f"File not found: {path}; build the stage before this one again.")
+        tables[name] = pd.read_parquet(path) if path.exists() else None
+    return tables
 
 
 def _union(packaged: pd.DataFrame, later: pd.DataFrame) -> pd.DataFrame:

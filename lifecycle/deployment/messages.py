@@ -53,6 +53,32 @@ class RecordFormat:
     )
 
 
+def as_records(payments: Any, attributes: Sequence[str] = ("channel", "merchant_category")) -> list[dict[str, Any]]:
+    """Return the rows of a table of payments as records that a client could send as JSON.
+
+    Parameters
+    ----------
+    payments
+        A data frame that keeps `contracts.TRANSACTIONS`.
+    attributes
+        Optional attributes to send along, where the table has them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"transaction_id": 1, "customer_id": 2, "terminal_id": 3, "amount": 4.5}
+    >>> as_records(pd.DataFrame([{**row, "event_time": pd.Timestamp("2025-11-03 10:00", tz="UTC")}]))[0]["event_time"]
+    '2025-11-03T10:00:00+00:00'
+    """
+    columns = {name: payments[name].tolist() for name in CONTRACT}
+    columns["event_time"] = [moment.isoformat() for moment in columns["event_time"]]
+    for name in attributes:
+        if name in payments:
+            known = payments[name].notna()
+            columns[name] = payments[name].astype(object).where(known, None).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def media_type(header: str | None) -> str:
     """Return the media type of a Content-Type or Accept header, in lower case and without parameters.
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from lifecycle import contracts, features, files
 from lifecycle.deployment import batch
-from lifecycle.deployment.artifact import MODEL_FILES, open_package, pack, write_manifest
+from lifecycle.deployment.artifact import MODEL_FILES, Package, open_package, pack, write_manifest
 from lifecycle.deployment.messages import IDS
-from lifecycle.deployment.scorer import remove_registry_code
+from lifecycle.deployment.scorer import REVIEW, remove_registry_code
 from lifecycle.errors import LifecycleError
 
 BATCH_DAYS = 7
@@ -29,9 +29,12 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     until = first + pd.Timedelta(days=BATCH_DAYS)
     payments = tables["transactions"]
     week = payments[(payments["event_time"] >= first) & (payments["event_time"] < until)]
-    scores = batch.score_frame(out / "model", week, tables["labels"])
+    checked = open_package(out / "model")
+    table = batch.feature_table(checked, week, tables["labels"]) if len(week) else week
+    scores = batch.score_features(checked, table)
+    files.write_parquet(table, out / "batch_features.parquet")
     files.write_parquet(scores, out / "batch_scores.parquet")
-    files.write_json(_info(out, scores, first, until), out / "info.json")
+    files.write_json(_info(checked, out / "model.tar.gz", scores, first, until), out / "info.json")
 
 
 def package(
@@ -96,23 +99,22 @@ def _older(payments: pd.DataFrame, labels: pd.DataFrame, midnight: pd.Timestamp)
     return before[needed]
 
 
-def _info(out: Path, scores: pd.DataFrame, first: pd.Timestamp, until: pd.Timestamp) -> dict[str, Any]:
-    checked = open_package(out / "model")
-    sizes = {
-        p.relative_to(out / "model").as_posix(): p.stat().st_size for p in (out / "model").rglob("*") if p.is_file()
-    }
+def _info(
+    checked: Package, archive: Path, scores: pd.DataFrame, first: pd.Timestamp, until: pd.Timestamp
+) -> dict[str, Any]:
+    made = sorted(path for path in checked.folder.rglob("*") if path.is_file())
     return {
         "model": checked.facts.get("name"),
         "version": checked.facts.get("version"),
         "threshold": checked.threshold,
         "first_day": checked.manifest["first_day"],
         "digest": checked.digest,
-        "archive_bytes": (out / "model.tar.gz").stat().st_size,
-        "files": dict(sorted(sizes.items())),
+        "archive_bytes": archive.stat().st_size,
+        "files": {path.relative_to(checked.folder).as_posix(): path.stat().st_size for path in made},
         "batch": {
             "from": str(first.date()),
             "until": str(until.date()),
             "payments": len(scores),
-            "reviews": int((scores["decision"] == "review").sum()),
+            "reviews": int((scores["decision"] == REVIEW).sum()),
         },
     }

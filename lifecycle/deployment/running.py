@@ -119,7 +119,7 @@ def start(
     LifecycleError
         If the service ends before it is healthy; the message is its last line.
     """
-    whole = [*command, "--model", str(model_dir), "--clock", clock]
+    whole = [*command, "--model", str(model_dir), "--clock", clock, "--stop-with-stdin"]
     if capture_dir is not None:
         whole += ["--capture", str(capture_dir)]
     # One thread for each numeric library: the service scores single rows, and threads would only wait for each other.
@@ -140,6 +140,7 @@ def _launch(command: Sequence[str], environment: dict[str, str], log: Path, time
         with open(log, "wb") as file:
             process = subprocess.Popen(
                 [*command, "--port", str(port)],
+                stdin=subprocess.PIPE,  # closed by the system when this process ends, however it ends
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment,

@@ -14,8 +14,10 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -211,6 +213,17 @@ def serve(
         raise LifecycleError(f"The service could not listen on {host}:{port}; choose another port.") from None
 
 
+def _stop_when_abandoned() -> None:
+    """Ask for an orderly end when standard input closes, which is when whoever started this process is gone."""
+
+    def wait() -> None:
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """Start the service from ``python -m lifecycle.deployment.service``; `running.start` uses this."""
     parser = argparse.ArgumentParser(prog="python -m lifecycle.deployment.service", description="Serve a model.")
@@ -219,7 +232,10 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--capture", help="folder for data capture; default: none")
     parser.add_argument("--clock", choices=("wall", "event"), default="wall", help="whose time the capture uses")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
+    if options.stop_with_stdin:
+        _stop_when_abandoned()
     try:
         serve(options.model, options.port, options.host, options.capture, options.clock)
     except LifecycleError as error:

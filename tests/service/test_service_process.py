@@ -90,3 +90,24 @@ def test_a_port_in_use_is_one_sentence(capfd):
 def test_a_missing_model_folder_is_one_sentence(tmp_path):
     with pytest.raises(LifecycleError, match="There is no model folder"), running.start(tmp_path / "none"):
         pass
+
+
+def test_a_service_does_not_outlive_a_killed_starter(tmp_path):
+    """A notebook that fails, or whose kernel is killed, must leave no server behind."""
+    code = (
+        "import os, sys; from lifecycle.deployment import running\n"
+        f"with running.start('unused', command={FAKE!r}) as service:\n"
+        "    print(service.port, flush=True); sys.stdin.read()"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    service = running.Running(starter, "127.0.0.1", int(starter.stdout.readline()), tmp_path)
+    assert service.call("/ping")[0] == 200
+    starter.kill()
+    starter.wait()
+    for _ in range(100):
+        try:
+            service.call("/ping")
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the service still answers")
