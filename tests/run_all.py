@@ -36,7 +36,7 @@ def commands(step: str, report: Path) -> list[list[str]]:
         return [pytest(report, *two, "lifecycle", *(f"tests/{name}" for name in CODE))]
     if step == "notebooks":
         return [pytest(report, *two, "--maxschedchunk=1", "-rP", "--no-header", "tests/notebooks")]
-    book = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "-W", "-n", "--keep-going", "-q"]
+    book = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "-W", "-n", "--keep-going"]
     return [book, pytest(report, "tests/book")]
 
 
