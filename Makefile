@@ -25,8 +25,9 @@ $(STAMP): requirements.txt pyproject.toml
 	  echo "Python 3.11 or newer is needed and '$(PYTHON)' is not that: install one, or name it, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  $(PYTHON) -m venv --clear $(VENV) || { echo "'$(PYTHON) -m venv' failed: install the venv module (Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 1; }; }
+	@# --no-compile: Python compiles what is used; the many modules that never are would take 300 MB.
 	@echo "Installing the packages of requirements.txt into $(VENV): some minutes the first time."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	@touch $(STAMP)
 
 book: $(STAMP)

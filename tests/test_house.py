@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import json
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -264,3 +265,10 @@ def test_the_lock_is_complete() -> None:
             ) not in lock:
                 missing.add(f"{need.name} (for {name})")
     assert not missing
+
+
+def test_the_lifecycle_maps_are_those_of_their_generator() -> None:
+    images = ROOT / "book" / "images"
+    draw = runpy.run_path(str(images / "make_maps.py"))["draw"]
+    for number in range(10):
+        assert (images / f"map_{number:02d}.svg").read_text(encoding="utf-8") == draw(number)
