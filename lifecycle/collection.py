@@ -14,7 +14,7 @@ import gzip
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,9 @@ def check_accounting(accounting: pd.DataFrame) -> pd.DataFrame:
 def _database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in memory that counts time in UTC and spills to a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="lifecycle-") as spill, closing(duckdb.connect()) as db:
-        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET memory_limit = '2GB'")
+        db.execute("SET TimeZone = 'UTC'; SET memory_limit = '2GB'")
+        with suppress(duckdb.InvalidInputException):  # a Jupyter kernel without ipywidgets has no bar to switch off
+            db.execute("SET enable_progress_bar = false")
         db.execute(f"SET temp_directory = '{spill}'")
         db.execute(
             "CREATE TABLE quarantine (source VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, record VARCHAR)"
