@@ -37,7 +37,8 @@ NEVER = np.iinfo(np.int64).max
 CONTACTLESS_LIMIT_CENTS = 5_000
 CONTACTLESS_ABOVE_LIMIT = 0.10
 
-_CITY, _DEAR, _WEB, _GIFT, _TERMINAL = range(5)
+_CITY, _RESALE, _DEAR, _WEB, _GIFT, _TERMINAL = range(6)
+_BY_CITY = (_CITY, _RESALE)
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,19 @@ def _log(x: float) -> float:
     return math.log(x)
 
 
+# fmt: off
 KINDS = (
-    #    name           mode starts days         rate  pace   hours      pool       spend place shift      spread contactless
-    Kind("trip",          0, 13.0, (1.0, 10.0),  1.35, True,  "day",     _CITY,     1.0, 1.0, _log(1.30), 0.75, 0.55),
-    Kind("spree",         0, 3.0,  (1.0, 7.0),   0.90, False, "day",     _DEAR,     1.0, 1.0, _log(3.20), 0.60, 0.15),
-    Kind("burst",         0, 6.0,  (0.02, 0.10), 80.0, False, "flat",    _WEB,      0.5, 0.0, _log(4.00), 0.60, 0.00),
-    Kind("large_amount",  1, 0.50, (2.0, 9.0),   2.0,  False, "crime",   _DEAR,     1.0, 1.0, _log(3.60), 0.55, 0.05),
-    Kind("skimming",      2, 0.10, (14.0, 21.0), 1.0,  False, "crime",   _TERMINAL, 0.8, 0.8, _log(3.60), 0.70, 0.05),
-    Kind("stolen_card",   3, 0.46, (1.0, 4.0),   3.6,  False, "crime",   _CITY,     0.7, 1.0, _log(1.50), 0.70, 0.75),
-    Kind("card_testing",  4, 0.36, (0.03, 0.12), 110., False, "flat",    _WEB,      0.0, 0.0, _log(2.60), 0.60, 0.00),
-    Kind("gift_card",     5, 0.60, (1.5, 4.0),   3.5,  False, "evening", _GIFT,     1.0, 0.3, _log(12.0), 0.40, 0.00),
-)  # fmt: skip
+    # name, mode, starts, days, rate, own_pace, hours, pool, spend, place, shift, spread, contactless
+    Kind("trip",         0, 4.0,  (1.0, 9.0),   1.30, True,  "day",     _CITY,     1.0, 1.0, _log(1.30), 0.75, 0.55),
+    Kind("spree",        0, 0.7,  (1.0, 7.0),   0.90, False, "day",     _DEAR,     1.0, 1.0, _log(3.00), 0.60, 0.15),
+    Kind("burst",        0, 0.6,  (0.02, 0.10), 80.0, False, "flat",    _WEB,      0.5, 0.0, _log(4.00), 0.60, 0.00),
+    Kind("large_amount", 1, 0.50, (1.5, 7.0),   2.8,  False, "crime",   _DEAR,     1.0, 1.0, _log(7.50), 0.50, 0.05),
+    Kind("skimming",     2, 0.08, (14.0, 21.0), 1.8,  False, "crime",   _TERMINAL, 0.8, 0.8, _log(5.50), 0.50, 0.05),
+    Kind("stolen_card",  3, 0.42, (0.5, 3.0),   7.0,  False, "crime",   _RESALE,   0.7, 1.0, _log(2.30), 0.60, 0.85),
+    Kind("card_testing", 4, 0.34, (0.03, 0.12), 120., False, "flat",    _WEB,      0.0, 0.0, _log(2.40), 0.50, 0.00),
+    Kind("gift_card",    5, 0.80, (1.5, 4.0),   5.0,  False, "evening", _GIFT,     1.0, 0.3, _log(12.0), 0.40, 0.00),
+)
+# fmt: on
 TRIP, SPREE, BURST, LARGE, SKIM, STOLEN, TESTING, GIFT = range(len(KINDS))
 
 
@@ -95,6 +98,14 @@ _HOURS = np.array([EPISODE_HOURS.index(kind.hours) for kind in KINDS])
 
 # How much more often a thief (or a big spender) goes to a category than its popularity says.
 _DEAR_WEIGHT = {"electronics": 5.0, "clothing": 2.0, "travel": 2.0, "home_garden": 1.5, "entertainment": 0.5}
+_RESALE_WEIGHT = {
+    "electronics": 4.0,
+    "clothing": 3.0,
+    "fuel": 3.0,
+    "pharmacy": 1.0,
+    "groceries": 0.7,
+    "restaurant": 0.2,
+}
 _WEB_WEIGHT = {"digital_goods": 4.0, "entertainment": 1.5, "transport": 1.0, "clothing": 0.5, "groceries": 0.5}
 _GIFT_WEIGHT = {"gift_cards": 3.0, "digital_goods": 1.0}
 
@@ -141,18 +152,25 @@ def concatenate(parts: list[Any]) -> Any:
 class Pools:
     """Where episodes take place: lists of terminals with weights.
 
-    Lists 0 .. cities-1 are the shops of each city; then come the dear places, the small web shops
-    and the gift-card shops.
+    A trip draws from all shops of a city, a thief from those of the city that sell what can be sold
+    again; the other lists cover the whole country.
     """
 
     def __init__(self, population: Population) -> None:
-        people = population
-        self._people = people
+        self._people = people = population
+        shop = np.where(people.online, 0.0, people.popularity)
         web = np.where(people.online, people.popularity, 0.0)
-        dear = people.popularity * _weights(_DEAR_WEIGHT)[people.category] * np.where(people.online, 1.5, 1.0)
-        self._weight = [None, dear, web * _weights(_WEB_WEIGHT)[people.category], web * _weights(_GIFT_WEIGHT)[people.category]]
-        nobody = np.zeros(len(people.online), np.int64)
-        self._pool = [people.shops, *(make_pool(weight, nobody, 1) for weight in self._weight[1:])]
+        either = people.popularity * np.where(people.online, 1.5, 1.0)
+        # A city without such a shop still has its others, at a low weight.
+        resale = np.maximum(_weights(_RESALE_WEIGHT), 0.02)
+        tables = (resale, _weights(_DEAR_WEIGHT), _weights(_WEB_WEIGHT), _weights(_GIFT_WEIGHT))
+        base = (shop, either, web, web)
+        self._weight = [shop, *(b * table[people.category] for b, table in zip(base, tables, strict=True))]
+        nowhere = np.zeros(len(people.online), np.int64)
+        self._pool = [
+            make_pool(weight, people.terminal_city if which in _BY_CITY else nowhere, people.cities)
+            for which, weight in enumerate(self._weight)
+        ]
 
     def draw(self, pool: np.ndarray, place: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Return a terminal for each payment, given its episode's pool and place."""
@@ -160,19 +178,18 @@ class Pools:
         for which, source in enumerate(self._pool):
             rows = np.flatnonzero(pool == which)
             if len(rows):
-                terminal[rows] = source.draw(place[rows] if which == _CITY else 0, u[rows])
+                terminal[rows] = source.draw(place[rows], u[rows])
         return terminal
 
     def probability(self, pool: np.ndarray, place: np.ndarray, terminal: np.ndarray) -> np.ndarray:
         """Return the probability that an episode's payment takes place at `terminal`."""
-        people = self._people
-        shop = ~people.online[terminal] & (people.terminal_city[terminal] == place)
-        city = np.where(pool == _CITY, place, 0)
         found = np.where(pool == _TERMINAL, terminal == place, 0.0)
-        in_city = shop * people.popularity[terminal] / people.shops.total[city]
-        found = np.where(pool == _CITY, in_city, found)
-        for which in (_DEAR, _WEB, _GIFT):
-            found = np.where(pool == which, self._weight[which][terminal] / self._pool[which].total[0], found)
+        for which, source in enumerate(self._pool):
+            rows = np.flatnonzero(pool == which)
+            here, there = terminal[rows], place[rows]
+            found[rows] = self._weight[which][here] / source.total[there]
+            if which in _BY_CITY:
+                found[rows] *= self._people.terminal_city[here] == there
         return found
 
 
@@ -249,11 +266,11 @@ class EpisodeSource:
         rate = _RATE[kind] * np.exp(0.25 * rng.standard_normal(n))
         own = people.rate_shop[customer] + people.rate_web[customer]
         rate = np.where(_OWN_PACE[kind], rate * own, rate)
-        # Another city; thieves stay at home in a third of the cases.
+        # Another city; thieves stay at home in a fifth of the cases.
         city = rng.integers(0, people.cities, n)
-        near = (kind == STOLEN) & (rng.random(n) < 0.33)
+        near = (kind == STOLEN) & (rng.random(n) < 0.20)
         place = np.where(near, people.customer_city[customer], city)
-        place = np.where(_POOL[kind] == _CITY, place, 0)
+        place = np.where(np.isin(_POOL[kind], _BY_CITY), place, 0)
         return Episodes(kind, customer, start, start + (length * DAY_MS).astype(np.int64), rate, place)
 
     def _skimmed_terminals(self, index: int, rng: np.random.Generator) -> np.ndarray:
@@ -272,7 +289,7 @@ class EpisodeSource:
         for terminal, start, end in skimmed:
             first = self._victims_until[terminal - 1] if terminal else 0
             usual = np.unique(self._victims[first : self._victims_until[terminal]])
-            chosen = rng.choice(usual, min(len(usual), int(rng.integers(4, 9))), replace=False)
+            chosen = rng.choice(usual, min(len(usual), int(rng.integers(5, 11))), replace=False)
             begins = start + (rng.random(len(chosen)) * 0.6 * (end - start)).astype(np.int64)
             rate = _RATE[SKIM] * np.exp(0.25 * rng.standard_normal(len(chosen)))
             rows += [(SKIM, who, at, end, pace, terminal) for who, at, pace in zip(chosen, begins, rate, strict=True)]

@@ -21,7 +21,7 @@ _USUAL_SHOP = 0.80
 _USUAL_WEB = 0.72
 
 # A rare large purchase: a share of the payments, and what it adds to the logarithm of the amount.
-_LARGE_SHARE = 0.010
+_LARGE_SHARE = 0.005
 _LARGE_SHIFT = math.log(4.5)
 _LARGE_SPREAD = 0.6
 
@@ -55,9 +55,7 @@ def draw(people: Population, shape: DayShape, index: int, rng: np.random.Generat
     log = mean + np.where(u < _LARGE_SHARE, _LARGE_SHIFT + _LARGE_SPREAD * z, spread * z)
     cents = np.maximum(np.rint(np.exp(log) * 100), 1).astype(np.int64)
     contactless = (rng.random(n) < _contactless(people, customer, cents)) & ~online
-    return Events(
-        index * DAY_MS + ms, customer, terminal, cents, contactless, np.zeros(n, np.int8), np.full(n, NEVER)
-    )
+    return Events(index * DAY_MS + ms, customer, terminal, cents, contactless, np.zeros(n, np.int8), np.full(n, NEVER))
 
 
 def intensity(

@@ -23,9 +23,7 @@ from lifecycle.world.rhythm import DayShape
 DECIMALS = 6
 
 
-def probability(
-    payments: Events, windows: Episodes, people: Population, pools: Pools, shape: DayShape
-) -> np.ndarray:
+def probability(payments: Events, windows: Episodes, people: Population, pools: Pools, shape: DayShape) -> np.ndarray:
     """Return the probability of fraud of each payment of a day, rounded to six decimals.
 
     Cards without a fraud window on the day have probability 0; only the others cost anything.

@@ -43,7 +43,7 @@ WEB_SHARES = np.bincount(WEB_SLOTS) / len(WEB_SLOTS)
 _CANDIDATES = 48
 _REACH_KM = 4.0
 _CHUNK = 20_000
-_PAYMENTS_A_DAY = 1.72
+_PAYMENTS_A_DAY = 1.79
 
 # Streams of random numbers, one a purpose. A purpose never changes its number.
 POPULATION, REGULAR, EPISODES, DIRT, TELEMETRY, DISPUTES, REGISTER = range(7)

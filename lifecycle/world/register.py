@@ -62,8 +62,7 @@ def write_register(settings: Any, people: Population, path: Path) -> None:
             "birth_date TEXT, region TEXT, opened_on TEXT)"
         )
         bank.execute(
-            "CREATE TABLE accounts (account_id INTEGER PRIMARY KEY, customer_id INTEGER, currency TEXT, "
-            "opened_on TEXT)"
+            "CREATE TABLE accounts (account_id INTEGER PRIMARY KEY, customer_id INTEGER, currency TEXT, opened_on TEXT)"
         )
         bank.execute(
             "CREATE TABLE terminals (terminal_id INTEGER PRIMARY KEY, x REAL, y REAL, merchant_name TEXT, "
@@ -99,9 +98,7 @@ def merchant_names(people: Population) -> list[str]:
     n = len(people.category)
     first = (np.arange(n) * 7 + people.category * 11 + people.terminal_city) % len(_FIRST)
     kind = (np.arange(n) // 3) % 4
-    return [
-        f"{_FIRST[a]} {_KINDS[CATEGORY_NAMES[c]][k]}" for a, c, k in zip(first, people.category, kind, strict=True)
-    ]
+    return [f"{_FIRST[a]} {_KINDS[CATEGORY_NAMES[c]][k]}" for a, c, k in zip(first, people.category, kind, strict=True)]
 
 
 def descriptors(people: Population) -> list[str]:
