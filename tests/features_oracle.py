@@ -43,13 +43,20 @@ def rolling_recent(transactions):
     out = pd.DataFrame({"transaction_id": rows["transaction_id"].to_numpy()})
     rows["row"] = np.arange(len(rows))
     rows["one"] = 1.0
+    rows["pair"] = rows.groupby(["customer_id", "terminal_id"]).ngroup()
     for key, what, length, function, name in (
         ("customer_id", "one", "1h", "sum", "customer_count_1h"),
         ("customer_id", "amount", "1h", "sum", "customer_amount_1h"),
         ("customer_id", "one", "24h", "sum", "customer_count_24h"),
+        ("customer_id", "amount", "24h", "sum", "customer_amount_24h"),
+        ("pair", "one", "7D", "sum", "pair_count_7d"),
+        ("pair", "one", "30D", "sum", "pair_count_30d"),
+        ("customer_id", "new", "24h", "sum", "customer_new_places_24h"),
         ("terminal_id", "one", "1h", "sum", "terminal_count_1h"),
     ):
-        grouped = rows.groupby(key, sort=False)
+        if what == "new":
+            rows["new"] = (out["pair_count_30d"] == 0).to_numpy("float64")
+        grouped = rows.groupby(key)
         order = np.concatenate(list(grouped["row"].apply(np.asarray)))
         rolled = grouped[what].rolling(length, closed="left", min_periods=0).agg(function).to_numpy()
         out.loc[order, name] = rolled
@@ -59,7 +66,7 @@ def rolling_recent(transactions):
     distinct["before"] = distinct.groupby("customer")["time"].shift()
     before = pd.DataFrame({"customer": customer, "time": times.to_numpy()}).merge(distinct, how="left")
     gap = (before["time"] - before["before"]).dt.total_seconds().to_numpy()
-    out["customer_seconds_since_last"] = np.where(gap <= 86_400, gap, 86_400.0)
+    out["customer_seconds_since_last"] = np.where(gap <= 30 * 86_400, gap, 30 * 86_400.0)
     return transactions[["transaction_id"]].merge(out, on="transaction_id")
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from lifecycle.errors import LifecycleError
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import VIEWS, feature_names, load_schema
-from lifecycle.features.windows import DAY, HOUR, LONGEST_GAP, RECENT, SECOND, UNITS, to_micros, to_units
+from lifecycle.features.windows import DAY, HOUR, LONGEST_GAP, MEMORY, RECENT, SECOND, UNITS, to_micros, to_units
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -26,23 +26,24 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Recent:
-    """The payments of the last 24 hours, by customer and by terminal.
+    """The payments of the last 30 days by customer, and of the last hour by terminal.
 
-    Windows are those of `windows.recent_windows`: ``[t - 1 h, t)`` and ``[t - 24 h, t)``, strictly
-    before `t`. Amounts are summed as integers, so the sums equal the database's to the last digit. A payment that
-    arrives late is put in its place in time; it changes what later ones see, not what earlier ones saw.
+    Windows are those of `windows.recent_windows`, strictly before the payment. Amounts are summed as
+    integers, so the sums equal the database's to the last digit. A payment that arrives late is put in
+    its place in time; it changes what later ones see, not what earlier ones saw.
 
     Examples
     --------
     >>> recent = Recent()
     >>> recent.observe([7], [1], [0], [100_000])[0].tolist()
-    [0.0, 0.0, 0.0, 86400.0, 0.0]
+    [0.0, 0.0, 0.0, 0.0, 0.0, 2592000.0, 0.0, 0.0, 0.0]
     >>> recent.observe([7], [1], [60_000_000], [50_000])[0].tolist()
-    [1.0, 10.0, 1.0, 60.0, 1.0]
+    [1.0, 10.0, 1.0, 10.0, 1.0, 60.0, 1.0, 1.0, 1.0]
     """
 
     def __init__(self) -> None:
-        self._customers: dict[Any, tuple[list[int], list[int]]] = {}
+        # Of each customer: times in order, amounts, terminals, whether the place was new.
+        self._customers: dict[Any, tuple[list[int], list[int], list[Any], list[bool]]] = {}
         self._terminals: dict[Any, list[int]] = {}
 
     def observe(
@@ -59,39 +60,49 @@ class Recent:
 
         Returns
         -------
-        ndarray of float64, shape (payments, 5)
+        ndarray of float64, shape (payments, 9)
             Columns in the order of `windows.RECENT`.
         """
         rows = [self._one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
         return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
 
     def _one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
-        times, amounts = self._customers.setdefault(customer, ([], []))
+        past = self._customers.setdefault(customer, ([], [], [], []))
+        times, amounts, places, new = past
         end = bisect_left(times, now)
-        hour, day = bisect_left(times, now - HOUR), bisect_left(times, now - DAY)
-        gap = (now - times[end - 1]) / SECOND if end > day else LONGEST_GAP
+        month, week, day, hour = (bisect_left(times, now - length) for length in (MEMORY, 7 * DAY, DAY, HOUR))
+        known = places[month:end].count(terminal)
         here = self._terminals.setdefault(terminal, [])
-        at_terminal = bisect_left(here, now) - bisect_left(here, now - HOUR)
-        values = (float(end - hour), sum(amounts[hour:end]) / UNITS, float(end - day), gap, float(at_terminal))
+        values = (
+            end - hour,
+            sum(amounts[hour:end]) / UNITS,
+            end - day,
+            sum(amounts[day:end]) / UNITS,
+            sum(new[day:end]),
+            (now - times[end - 1]) / SECOND if end > month else LONGEST_GAP,
+            places[week:end].count(terminal),
+            known,
+            bisect_left(here, now) - bisect_left(here, now - HOUR),
+        )
         place = bisect_right(times, now)
-        times.insert(place, now)
-        amounts.insert(place, units)
+        for column, value in zip(past, (now, units, terminal, known == 0), strict=True):
+            column.insert(place, value)
         here.insert(bisect_right(here, now), now)
-        _forget(times[-1] - DAY, times, amounts)
+        _forget(times[-1] - MEMORY, *past)
         _forget(here[-1] - DAY, here)
         return values
 
     def seed(self, transactions: pd.DataFrame) -> None:
-        """Remember past payments; only those of the last 24 hours of the table can matter."""
+        """Remember past payments; those of the last 30 days before the end of the table can matter."""
         micros = to_micros(transactions["event_time"])
-        last = np.flatnonzero(micros >= micros.max(initial=0) - DAY)
+        last = np.flatnonzero(micros >= micros.max(initial=0) - MEMORY)
         last = last[np.argsort(micros[last], kind="stable")]
         rows = transactions.iloc[last]
-        units = to_units(rows["amount"])
-        self.observe(rows["customer_id"].tolist(), rows["terminal_id"].tolist(), micros[last].tolist(), units.tolist())
+        customers, terminals = rows["customer_id"].tolist(), rows["terminal_id"].tolist()
+        self.observe(customers, terminals, micros[last].tolist(), to_units(rows["amount"]).tolist())
 
 
-def _forget(before: int, times: list[int], *others: list[int]) -> None:
+def _forget(before: int, times: list[int], *others: list[Any]) -> None:
     """Drop the entries older than a moment; `times` is sorted."""
     if times[0] < before:
         old = bisect_left(times, before)

@@ -16,10 +16,13 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features.windows import DAY, HOUR, to_micros
 
 CLOCK = ("hour", "weekday", "is_weekend", "is_night")
-RATIOS = ("amount_to_mean_30d", "amount_to_max_30d")
+RATIOS = ("amount_to_mean_30d", "amount_to_max_30d", "amount_to_terminal_mean_30d")
 COORDINATES = ("home_x_km", "home_y_km", "terminal_x_km", "terminal_y_km")
-INPUTS = ("customer_amount_mean_30d", "customer_amount_max_30d")
+INPUTS = ("customer_amount_mean_30d", "customer_amount_max_30d", "terminal_amount_mean_30d")
 """Daily features that request-time features are made of."""
+
+WEB = "online"
+"""The channel of payments without a place."""
 
 NIGHT_ENDS = 6
 """Hours before this one, in UTC, count as night."""
@@ -31,7 +34,7 @@ def request_names(categories: Mapping[str, Sequence[str]], coordinates: bool) ->
     Examples
     --------
     >>> request_names({"channel": ["online", "pos"]}, coordinates=True)[-3:]
-    ['amount_to_max_30d', 'distance_from_home', 'channel_code']
+    ['amount_to_terminal_mean_30d', 'distance_from_home', 'channel_code']
     """
     distance = ["distance_from_home"] if coordinates else []
     return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *(f"{name}_code" for name in categories)]
@@ -60,26 +63,27 @@ def request_features(
     ----------
     columns
         Arrays of one length: `amount`, `event_micros` (int64, microseconds since 1970 UTC),
-        `customer_amount_mean_30d`, `customer_amount_max_30d`; the four coordinates in km if known;
-        and the text columns named in `categories`.
+        `customer_amount_mean_30d`, `customer_amount_max_30d`, `terminal_amount_mean_30d`; the four
+        coordinates in km if known; and the text columns named in `categories`.
     categories
         The vocabulary of each text column, as fitted by preprocessing.
 
     Returns
     -------
     dict of float64 arrays
-        In the order of `request_names`. Distance is Euclidean, in km. A ratio to a missing mean is NaN.
+        In the order of `request_names`. Distance is Euclidean, in km; NaN for a payment on the web, which
+        has no place. A ratio to a missing mean is NaN.
 
     Examples
     --------
-    >>> out = request_features({"amount": [30.0], "event_micros": [0],
-    ...     "customer_amount_mean_30d": [20.0], "customer_amount_max_30d": [60.0]})
+    >>> out = request_features({"amount": [30.0], "event_micros": [0], "customer_amount_mean_30d": [20.0],
+    ...     "customer_amount_max_30d": [60.0], "terminal_amount_mean_30d": [15.0]})
     >>> float(out["amount_to_mean_30d"][0]), float(out["hour"][0]), float(out["weekday"][0])
     (1.5, 0.0, 3.0)
     """
     amount = np.asarray(columns["amount"], dtype="float64")
     micros = np.asarray(columns["event_micros"], dtype="int64")
-    mean, largest = (np.asarray(columns[name], dtype="float64") for name in INPUTS)
+    mean, largest, there = (np.asarray(columns[name], dtype="float64") for name in INPUTS)
     hour = (micros // HOUR) % 24
     weekday = (micros // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     features: dict[str, np.ndarray] = {
@@ -91,10 +95,14 @@ def request_features(
         "is_night": (hour < NIGHT_ENDS).astype("float64"),
         "amount_to_mean_30d": amount / mean,
         "amount_to_max_30d": amount / largest,
+        "amount_to_terminal_mean_30d": amount / there,
     }
     if all(name in columns for name in COORDINATES):
         home_x, home_y, x, y = (np.asarray(columns[name], dtype="float64") for name in COORDINATES)
-        features["distance_from_home"] = np.hypot(x - home_x, y - home_y)
+        distance = np.hypot(x - home_x, y - home_y)
+        if "channel" in (categories or {}):
+            distance = np.where(np.asarray(columns["channel"], dtype=object) == WEB, np.nan, distance)
+        features["distance_from_home"] = distance
     for name, vocabulary in (categories or {}).items():
         features[f"{name}_code"] = encode(columns[name], vocabulary)
     return features

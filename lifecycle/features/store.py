@@ -237,7 +237,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, texts: list[str]) -> pd.Dat
 
     # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
     # the clocks change, unless the session's clock is UTC.
-    ibis.get_backend().raw_sql("SET TimeZone = 'UTC'")
+    ibis.get_backend().raw_sql("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     times = events["event_time"].astype(contracts.UTC)
     asked = pd.DataFrame(
         {

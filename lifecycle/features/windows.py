@@ -42,6 +42,7 @@ CUSTOMER_DAILY = (
 )
 TERMINAL_DAILY = (
     *(f"terminal_count_{days}d" for days in DAYS),
+    "terminal_amount_mean_30d",
     *(f"terminal_fraud_{days}d" for days in REPORT_DAYS),
     *(f"terminal_fraud_ratio_{days}d" for days in REPORT_DAYS),
 )
@@ -49,11 +50,19 @@ RECENT = (
     "customer_count_1h",
     "customer_amount_1h",
     "customer_count_24h",
+    "customer_amount_24h",
+    "customer_new_places_24h",
     "customer_seconds_since_last",
+    "pair_count_7d",
+    "pair_count_30d",
     "terminal_count_1h",
 )
-LONGEST_GAP = 86_400.0
-"""Seconds since the last payment are capped here: "a day or more ago, or never"."""
+"""Recent activity: of the customer, of the customer at this terminal (`pair`), of the terminal."""
+
+MEMORY = 30 * DAY
+"""How far recent activity looks back at most; a longer gap since the last payment counts as this long."""
+
+LONGEST_GAP = MEMORY / SECOND
 
 
 def to_micros(times: pd.Series) -> np.ndarray:
@@ -192,25 +201,32 @@ def _derive(sums: ibis.Table, name: str) -> ibis.Table:
 def recent_windows(payments: ibis.Table) -> ibis.Table:
     """Return the recent activity before each payment, one row a payment.
 
-    The windows are ``[t - 1 h, t)`` and ``[t - 24 h, t)`` in whole microseconds: payments at the
-    same instant do not see each other. In a database's words, ``range between 3600000000 preceding
-    and 1 preceding``.
+    A window of an hour is ``[t - 1 h, t)`` in whole microseconds: payments at the same instant do not
+    see each other. In a database's words, ``range between 3600000000 preceding and 1 preceding``.
+    A place is new to a customer who has not paid there in the last 30 days.
     """
     import ibis
 
-    def last(key: str, length: int) -> ibis.expr.builders.WindowBuilder:
-        return ibis.range_window(group_by=key, order_by="micros", preceding=(length, 1))
+    def last(length: int, *keys: str) -> ibis.expr.builders.WindowBuilder:
+        return ibis.range_window(group_by=list(keys), order_by="micros", preceding=(length, 1))
 
-    hour, day = last("customer_id", HOUR), last("customer_id", DAY)
-    gap = (payments["micros"] - payments["micros"].max().over(day)).cast("float64") / float(SECOND)
+    count, total = payments["units"].count(), payments["units"].sum()
+    hour, day, pair = last(HOUR, "customer_id"), last(DAY, "customer_id"), ("customer_id", "terminal_id")
+    gap = (payments["micros"] - payments["micros"].max().over(last(MEMORY, "customer_id"))).cast("float64")
     values = {
-        "customer_count_1h": payments["units"].count().over(hour).cast("float64"),
-        "customer_amount_1h": payments["units"].sum().over(hour).fill_null(0).cast("float64") / float(UNITS),
-        "customer_count_24h": payments["units"].count().over(day).cast("float64"),
-        "customer_seconds_since_last": gap.fill_null(LONGEST_GAP),
-        "terminal_count_1h": payments["units"].count().over(last("terminal_id", HOUR)).cast("float64"),
+        "customer_count_1h": count.over(hour),
+        "customer_amount_1h": total.over(hour).fill_null(0).cast("float64") / float(UNITS),
+        "customer_count_24h": count.over(day),
+        "customer_amount_24h": total.over(day).fill_null(0).cast("float64") / float(UNITS),
+        "customer_seconds_since_last": (gap / float(SECOND)).fill_null(LONGEST_GAP),
+        "pair_count_7d": count.over(last(7 * DAY, *pair)),
+        "pair_count_30d": count.over(last(MEMORY, *pair)),
+        "terminal_count_1h": count.over(last(HOUR, "terminal_id")),
     }
-    return payments.select("transaction_id", "micros", **values)
+    first = payments.select("transaction_id", "customer_id", "micros", **values)
+    first = first.mutate(is_new=(first["pair_count_30d"] == 0).cast("int64"))
+    second = first.mutate(customer_new_places_24h=first["is_new"].sum().over(day).fill_null(0))
+    return second.select("transaction_id", "micros", **{name: second[name].cast("float64") for name in RECENT})
 
 
 def entity_table(
@@ -265,7 +281,7 @@ def connect() -> Any:
     import ibis
 
     backend = ibis.duckdb.connect()
-    backend.raw_sql("SET TimeZone = 'UTC'")
+    backend.raw_sql("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     return backend
 
 

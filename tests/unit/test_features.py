@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lifecycle import features, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features import windows
+from lifecycle.features.request import INPUTS
 
 VOCABULARY = {"channel": ["online", "pos"], "merchant_category": ["fuel", "grocery"]}
 CALENDAR = SimpleNamespace(
@@ -121,7 +122,7 @@ def test_recent_windows_include_their_start_and_exclude_their_end():
     frame = payments(payment(2, "09:00:00"), payment(2, "10:00:00"), payment(2, "11:00:00.000001"))
     recent = features.history_features(frame, reports())["recent"]
     assert recent["customer_count_1h"].tolist() == [0, 1, 0]
-    assert recent["customer_seconds_since_last"].tolist() == [86_400, 3_600, 3_600.000001]
+    assert recent["customer_seconds_since_last"].tolist() == [2_592_000, 3_600, 3_600.000001]
 
 
 def test_payments_at_the_same_instant_do_not_see_each_other():
@@ -129,7 +130,28 @@ def test_payments_at_the_same_instant_do_not_see_each_other():
     recent = features.history_features(frame, reports())["recent"]
     assert recent["customer_count_1h"].tolist() == [0, 1, 1, 3]
     assert recent["terminal_count_1h"].tolist() == [0, 1, 1, 3]
-    assert recent["customer_seconds_since_last"].tolist() == [86_400, 1_800, 1_800, 0.000001]
+    assert recent["customer_seconds_since_last"].tolist() == [2_592_000, 1_800, 1_800, 0.000001]
+
+
+def test_a_place_is_new_until_the_customer_has_paid_there_within_30_days():
+    days = ("08-01", "08-02", "08-30", "10-01")
+    frame = payments(
+        *(payment(2, "09:00") | {"event_time": pd.Timestamp(f"2025-{day} 09:00", tz="UTC")} for day in days)
+    )
+    other = payments(payment(2, "09:30", terminal=3), payment(2, "09:40", terminal=3))
+    recent = features.history_features(pd.concat([frame, other.assign(transaction_id=[4, 5])]), reports())["recent"]
+    recent = recent.set_index("transaction_id").loc[range(6)]
+    assert recent["pair_count_30d"].tolist() == [0, 1, 2, 0, 0, 1]
+    assert recent["pair_count_7d"].tolist() == [0, 1, 0, 0, 0, 1]
+    assert recent["customer_new_places_24h"].tolist() == [0, 1, 0, 0, 0, 1]
+
+
+def test_a_payment_on_the_web_has_no_distance():
+    columns = dict.fromkeys(INPUTS, [1.0, 1.0]) | {"home_x_km": [0.0, 0.0], "home_y_km": [0.0, 0.0]}
+    columns |= {"amount": [1.0, 1.0], "event_micros": [0, 0], "terminal_x_km": [3.0, 3.0], "terminal_y_km": [4.0, 4.0]}
+    distance = features.request_features(columns | {"channel": ["pos", "online"]}, {"channel": VOCABULARY["channel"]})
+    np.testing.assert_array_equal(distance["distance_from_home"], [5.0, np.nan])
+    np.testing.assert_array_equal(features.request_features(columns)["distance_from_home"], [5.0, 5.0])
 
 
 def test_a_snapshot_sees_the_microsecond_before_midnight_and_not_midnight():
@@ -170,8 +192,11 @@ def test_what_happens_later_changes_no_earlier_feature(seed, cut):
 def test_expressions_use_only_what_spark_has_too(bank, monkeypatch):
     import ibis
 
+    class Options(ibis.config.Config):
+        treat_nan_as_null: bool = False
+
     # Ibis registers the options of a backend when its library is installed; Spark is not needed to write its SQL.
-    monkeypatch.setattr(ibis.options, "pyspark", SimpleNamespace(treat_nan_as_null=False))
+    monkeypatch.setattr(ibis.options, "pyspark", Options())
     for name, expression in windows.history_expressions(*bank).items():
         statement = ibis.to_sql(expression, dialect="pyspark")
         assert "OVER" in str(statement), name
@@ -344,14 +369,25 @@ def test_a_late_payment_takes_its_place_in_time():
     recent, second = features.Recent(), 1_000_000
     for now in (0, 100, 50, 120):
         seen = recent.observe([1], [1], [now * second], [10_000])[0]
-    assert seen.tolist() == [3, 3.0, 3, 20, 3]
+    assert dict(zip(windows.RECENT, seen, strict=True)) == {
+        "customer_count_1h": 3,
+        "customer_amount_1h": 3,
+        "customer_count_24h": 3,
+        "customer_amount_24h": 3,
+        "customer_new_places_24h": 1,
+        "customer_seconds_since_last": 20,
+        "pair_count_7d": 3,
+        "pair_count_30d": 3,
+        "terminal_count_1h": 3,
+    }
 
 
 def test_old_payments_are_forgotten():
     recent = features.Recent()
-    for hour in range(100):
+    for hour in range(24 * 40):
         recent.observe([1], [1], [hour * windows.HOUR], [10_000])
-    assert len(recent._customers[1][0]) == len(recent._customers[1][1]) == len(recent._terminals[1]) == 25
+    assert [len(column) for column in recent._customers[1]] == [24 * 30 + 1] * 4
+    assert len(recent._terminals[1]) == 25
 
 
 def test_online_snapshots_expire_as_they_do_offline(online_folder, bank):
