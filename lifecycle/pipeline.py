@@ -64,7 +64,7 @@ STAGES = {
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
         Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
         Stage(
-            "tuning", "lifecycle.tuning", ("features", "training"), _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY
+            "tuning", "lifecycle.tuning", ("preprocessing", "features", "training"), _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY
         ),
         Stage(
             "evaluation",

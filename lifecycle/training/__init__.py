@@ -43,19 +43,26 @@ __all__ = [
     "RULE",
     "Fold",
     "Model",
+    "TrainingData",
     "build",
+    "card_facts",
     "feature_matrix",
+    "dataset_facts",
     "feature_names",
     "fit_model",
     "folds",
+    "judge",
     "known_rows",
     "load_model",
     "make_model",
     "open_tracking",
+    "out_of_fold",
+    "read_training",
     "rule_score",
     "sample_honest",
     "save_model",
     "side_by_side",
+    "track",
     "write_card",
 ]
 
@@ -73,7 +80,7 @@ RULE = (
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "logistic_regression": {"C": 0.1, "max_iter": 300},
-    "random_forest": {"n_estimators": 100, "min_samples_leaf": 5, "max_features": "sqrt"},
+    "random_forest": {"n_estimators": 60, "min_samples_leaf": 5, "max_features": "sqrt"},
     "gradient_boosting": {
         "learning_rate": 0.1,
         "max_iter": 100,
@@ -134,15 +141,23 @@ def known_rows(frame: pd.DataFrame, labels: pd.DataFrame, moment: pd.Timestamp) 
     rows, is_fraud
         Positions in `frame` (int64, rising) and labels (int8).
     """
-    believed = labels_as_of(labels, moment).set_index("transaction_id")["is_fraud"]
-    values = believed.reindex(frame["transaction_id"]).to_numpy(dtype=np.float64)
-    times = frame["event_time"].to_numpy()
-    usable = ~np.isnan(values) & (frame["event_time"] < moment).to_numpy()
+    values = _believed(frame, labels, moment)
+    times = frame["event_time"].dt.tz_localize(None).to_numpy()
+    usable = ~np.isnan(values) & (times < moment.tz_localize(None).to_datetime64())
     honest = usable & (values == 0)
     if honest.any():
         usable &= times <= times[honest].max()
     rows = np.flatnonzero(usable)
     return rows, values[rows].astype(np.int8)
+
+
+def _believed(frame: pd.DataFrame, labels: pd.DataFrame, moment: pd.Timestamp) -> np.ndarray:
+    """Return the label of each payment as believed at `moment`, float64, NaN where nothing was known."""
+    known = labels_as_of(labels, moment)
+    positions = pd.Index(frame["transaction_id"]).get_indexer(known["transaction_id"])
+    values = np.full(len(frame), np.nan)
+    values[positions[positions >= 0]] = known["is_fraud"].to_numpy()[positions >= 0]
+    return values
 
 
 def folds(frame: pd.DataFrame, labels: pd.DataFrame, settings: Any) -> list[Fold]:
@@ -166,9 +181,7 @@ def folds(frame: pd.DataFrame, labels: pd.DataFrame, settings: Any) -> list[Fold
     LifecycleError
         If no fold has fraud and honest payments on both sides.
     """
-    labels = labels[labels["transaction_id"].isin(frame["transaction_id"])]
-    believed = labels_as_of(labels, midnight(settings.test_from)).set_index("transaction_id")["is_fraud"]
-    verdict = believed.reindex(frame["transaction_id"]).to_numpy(dtype=np.float64)
+    verdict = _believed(frame, labels, midnight(settings.test_from))
     made: list[Fold] = []
     for from_, until in _fold_periods(settings):
         inside = (frame["event_time"] >= from_) & (frame["event_time"] < until)
@@ -334,24 +347,46 @@ def side_by_side(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) 
     return joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(function)(*job) for job in jobs)
 
 
-def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
-    """Climb the ladder: validate every rung on the folds, fit it on all, keep and track it."""
+@dataclass(frozen=True)
+class TrainingData:
+    """What fitting needs: the training set, its matrix, the schema, the label history, and who reported fraud when."""
+
+    frame: pd.DataFrame
+    matrix: np.ndarray
+    schema: dict[str, Any]
+    labels: pd.DataFrame
+    reports: pd.DataFrame
+
+
+def read_training(inputs: Mapping[str, Path], settings: Any) -> TrainingData:
+    """Read the training data from the features and preprocessing artifacts.
+
+    Raises
+    ------
+    LifecycleError
+        If no payment of the training period has a known label.
+    """
     frame = pd.read_parquet(inputs["features"] / "training_set.parquet")
-    schema = files.read_json(inputs["features"] / "schema.json")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
-    transactions = pd.read_parquet(
-        inputs["preprocessing"] / "transactions.parquet", columns=["transaction_id", "customer_id"]
-    )
     if frame.empty:
         raise LifecycleError(
             f"There are no payments with a known label in the training period {settings.train_from} to "
             f"{settings.train_until}; give another period (--train-from, --train-until)."
         )
-    reports = known_frauds(labels, transactions)
-    matrix = feature_matrix(frame, schema)
+    schema = files.read_json(inputs["features"] / "schema.json")
+    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
+    owners = pd.read_parquet(
+        inputs["preprocessing"] / "transactions.parquet", columns=["transaction_id", "customer_id"]
+    )
+    return TrainingData(frame, feature_matrix(frame, schema), schema, labels, known_frauds(labels, owners))
+
+
+def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
+    """Climb the ladder: validate every rung on the folds, fit it on all, keep and track it."""
+    data = read_training(inputs, settings)
+    frame, matrix, schema, labels, reports = data.frame, data.matrix, data.schema, data.labels, data.reports
     cuts = folds(frame, labels, settings)
     scores, seconds = _validate(frame, matrix, schema, cuts, settings)
-    models = {name: _judge(frame, scores[name], reports, cuts, settings) for name in LADDER}
+    models = {name: judge(frame, scores[name], reports, cuts, settings) for name in LADDER}
     rows, known = known_rows(frame, labels, midnight(settings.test_from))
     final, names = matrix[rows], feature_names(schema)
     fits = [(name, final, known, names, settings.seed) for name in LADDER[1:]]
@@ -359,11 +394,11 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         models[name] |= {"params": dict(PARAMS[name]), "fit_seconds": seconds[name]}
         facts = card_facts(name, models[name]["threshold"], settings, rows, known)
         save_model(model, schema, out / "models" / name, sample=final[-20_000:], **facts)
-    files.write_parquet(_out_of_fold(frame, scores, cuts), out / "out_of_fold.parquet")
+    files.write_parquet(out_of_fold(frame, scores, cuts), out / "out_of_fold.parquet")
     lineage = dataset_facts(inputs, schema, settings)
     for name in LADDER:
         folder = out / "models" / name
-        models[name]["run_id"] = _track(settings, name, models[name], lineage, folder if folder.exists() else None)
+        models[name]["run_id"] = track(settings, name, models[name], lineage, folder if folder.exists() else None)
     ladder = {
         "models": models,
         "folds": [_describe(fold) for fold in cuts],
@@ -427,7 +462,7 @@ def _validate(
     return scores, seconds
 
 
-def _judge(
+def judge(
     frame: pd.DataFrame, score: np.ndarray, reports: pd.DataFrame, cuts: list[Fold], settings: Any
 ) -> dict[str, Any]:
     """Return the metrics of one rung by fold, their mean and spread, and its best threshold by money."""
@@ -451,7 +486,8 @@ def _judge(
     }
 
 
-def _out_of_fold(frame: pd.DataFrame, scores: Mapping[str, np.ndarray], cuts: list[Fold]) -> pd.DataFrame:
+def out_of_fold(frame: pd.DataFrame, scores: Mapping[str, np.ndarray], cuts: list[Fold]) -> pd.DataFrame:
+    """Return the validation rows of all folds with their scores, one column a model, and the labels of then."""
     parts = []
     for fold in cuts:
         part = frame.iloc[fold.validation][["transaction_id", "event_time", "amount"]].reset_index(drop=True)
@@ -473,8 +509,15 @@ def _describe(fold: Fold) -> dict[str, Any]:
     }
 
 
-def _track(settings: Any, name: str, found: Mapping[str, Any], lineage: Mapping[str, Any], folder: Path | None) -> str:
-    """Record one rung in MLflow."""
+def track(
+    settings: Any,
+    name: str,
+    found: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+    folder: Path | None,
+    stage: str = "training",
+) -> str:
+    """Record one fitted and judged model in MLflow, and return the id of its run."""
     metrics = {key: values for key, values in found.items() if isinstance(values, list) and key != "fit_seconds"}
     means = {f"mean_{key}": value for key, value in found["mean"].items()}
     spreads = {f"std_{key}": value for key, value in found["std"].items()}
@@ -487,6 +530,6 @@ def _track(settings: Any, name: str, found: Mapping[str, Any], lineage: Mapping[
         params,
         {**metrics, **means, **spreads, "savings": found["savings"], "threshold": found["threshold"]},
         {"name": "training_set", "digest": lineage["dataset_sha256"]},
-        {"stage": "training", "schema_sha256": lineage["schema_sha256"], "code_version": lineage["code_version"]},
+        {"stage": stage, "schema_sha256": lineage["schema_sha256"], "code_version": lineage["code_version"]},
         folder,
     )

@@ -9,6 +9,7 @@ A model folder holds three files:
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,10 +131,15 @@ def to_onnx(estimator: Any, columns: int) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     _register_trees()
+    classifier = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    if "bootstrap" in classifier.get_params() and classifier is estimator:
+        # skl2onnx walks all attributes of a forest, among them the rows drawn for every tree: spare it the drawing.
+        estimator = copy.copy(estimator).set_params(bootstrap=False)
     graph = skl2onnx.convert_sklearn(
         estimator,
+        name=type(classifier).__name__,
         initial_types=[("features", FloatTensorType([None, columns]))],
-        options={id(estimator): {"zipmap": False}},
+        options={type(classifier): {"zipmap": False}},
         target_opset=_OPSET,
     )
     return graph.SerializeToString()

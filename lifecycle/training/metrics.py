@@ -112,7 +112,7 @@ def card_days(
         ``day``, ``customer_id``, ``score``, ``is_fraud`` (int8), sorted by day and falling score.
     """
     payments = pd.DataFrame({
-        "day": frame["event_time"].dt.floor("D").to_numpy(),
+        "day": frame["event_time"].dt.tz_localize(None).dt.floor("D").to_numpy(),
         "customer_id": frame["customer_id"].to_numpy(),
         "score": np.asarray(score, dtype=np.float64),
         "is_fraud": np.asarray(is_fraud, dtype=np.int8),
@@ -123,7 +123,7 @@ def card_days(
     # A report known on day d excludes the card on the days d+1 ... d+exclude_days.
     known = pd.DataFrame({
         "customer_id": reports["customer_id"].to_numpy(),
-        "known_day": reports["known_at"].dt.floor("D").to_numpy(),
+        "known_day": reports["known_at"].dt.tz_localize(None).dt.floor("D").to_numpy(),
     }).drop_duplicates()  # fmt: skip
     pairs = cards[["day", "customer_id"]].reset_index().merge(known, on="customer_id")
     age = (pairs["day"] - pairs["known_day"]).dt.days

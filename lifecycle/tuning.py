@@ -1,0 +1,213 @@
+"""Stage 6, tuning: search the hyperparameters of gradient boosting on the time-ordered folds.
+
+Parameters are learned from data; hyperparameters are chosen by whoever fits, here by Optuna. The artifact:
+
+- ``best.json``: the hyperparameters found, their importance, the validation metrics, the threshold;
+- ``trials.parquet``: one row a trial, with its hyperparameters, its score on each fold, its state and seconds;
+- ``study.db``: the Optuna study (SQLite);
+- ``out_of_fold.parquet``: the tuned model's scores of the validation weeks;
+- ``model/``: the tuned model, fitted on the whole training period with the labels known at ``test_from``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import files
+from lifecycle.contracts import midnight
+from lifecycle.training import (
+    PARAMS,
+    Fold,
+    TrainingData,
+    card_facts,
+    dataset_facts,
+    feature_names,
+    fit_model,
+    folds,
+    judge,
+    known_rows,
+    out_of_fold,
+    read_training,
+    save_model,
+    side_by_side,
+    track,
+)
+from lifecycle.training.metrics import average_precision
+
+NAME = "tuned_gradient_boosting"
+
+SEARCH_ROWS = 30_000
+"""Most honest payments a trial is fitted on: enough to rank settings, a fraction of the time."""
+
+FINAL_ROWS = 60_000
+"""Most honest payments the chosen settings are validated and fitted on."""
+
+AT_A_TIME = 2
+"""Folds that are fitted side by side before a trial may be pruned."""
+
+
+def suggest(trial: Any) -> dict[str, Any]:
+    """Choose the hyperparameters of one trial within the search space.
+
+    Parameters
+    ----------
+    trial
+        An `optuna.Trial`, or anything with its ``suggest_float`` and ``suggest_int``.
+    """
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
+        "max_iter": trial.suggest_int("max_iter", 50, 200, step=25),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 48, log=True),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 10, 300, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 0.1, 100.0, log=True),
+        "max_features": trial.suggest_float("max_features", 0.2, 1.0),
+    }
+
+
+def score_folds(
+    data: TrainingData, cuts: list[Fold], params: Mapping[str, Any], seed: int, honest_rows: int
+) -> list[np.ndarray]:
+    """Fit gradient boosting with these hyperparameters on each fold and return its scores of the validation rows."""
+    names = feature_names(data.schema)
+
+    def fit_and_score(fold: Fold) -> np.ndarray:
+        matrix = data.matrix[fold.fit]
+        model = fit_model("gradient_boosting", matrix, fold.fit_labels, names, seed, honest_rows, **params)
+        return model.predict_proba(data.matrix[fold.validation])[:, 1]
+
+    return side_by_side(fit_and_score, [(fold,) for fold in cuts])
+
+
+def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str) -> Any:
+    """Run the study: ``settings.trials`` trials of the tree-structured Parzen estimator, with median pruning.
+
+    The first trial has the hyperparameters of the ladder, so that the search cannot end below where it began.
+    The value of a trial is its mean average precision over the folds.
+
+    Parameters
+    ----------
+    storage
+        A database address, such as ``sqlite:///study.db``.
+
+    Returns
+    -------
+    optuna.Study
+    """
+    import optuna
+    from tqdm import tqdm
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=storage,
+        study_name="gradient_boosting",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=settings.seed, n_startup_trials=max(2, settings.trials // 3)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
+    )
+    study.enqueue_trial({**PARAMS["gradient_boosting"], "max_features": 1.0})
+
+    def objective(trial: Any) -> float:
+        params = suggest(trial)
+        values: list[float] = []
+        for start in range(0, len(cuts), AT_A_TIME):
+            some = cuts[start : start + AT_A_TIME]
+            scores = score_folds(data, some, params, settings.seed, SEARCH_ROWS)
+            values += [
+                average_precision(fold.validation_labels, score) for fold, score in zip(some, scores, strict=True)
+            ]
+            trial.set_user_attr("folds", values)
+            trial.report(float(np.mean(values)), step=len(values))
+            if len(values) < len(cuts) and trial.should_prune():
+                raise optuna.TrialPruned
+        return float(np.mean(values))
+
+    with tqdm(total=settings.trials, desc="tuning", unit="trial", disable=None) as bar:
+
+        def advance(study: Any, _trial: Any) -> None:
+            bar.set_postfix_str(f"best average precision {study.best_value:.3f}")
+            bar.update()
+
+        study.optimize(objective, n_trials=settings.trials, callbacks=[advance])
+    return study
+
+
+def tabulate(study: Any) -> pd.DataFrame:
+    """Return one row a trial: number, state, value, best so far, seconds, hyperparameters, value on each fold."""
+    rows = []
+    for trial in study.trials:
+        found = {f"fold_{i}": value for i, value in enumerate(trial.user_attrs.get("folds", []), start=1)}
+        complete = trial.state.name == "COMPLETE"
+        rows.append({
+            "number": trial.number, "state": trial.state.name.lower(),
+            "value": trial.value if complete else np.nan,
+            "seconds": trial.duration.total_seconds() if trial.duration else np.nan,
+            **trial.params, **found,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.insert(3, "best_so_far", table["value"].cummax().ffill())
+    return table
+
+
+def weigh_hyperparameters(study: Any, seed: int) -> dict[str, float]:
+    """Return how much of the variation between complete trials each hyperparameter explains (shares of 1).
+
+    By functional ANOVA (Hutter, Hoos, Leyton-Brown, ICML 2014). Empty when too few trials were completed.
+    """
+    import optuna
+
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    if len(complete) < 4 or np.ptp([trial.value for trial in complete]) == 0:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return {
+        k: round(float(v), 4) for k, v in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
+    }
+
+
+def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
+    """Search, validate the best once more on more rows, choose its threshold by money, fit it on everything."""
+    data = read_training(inputs, settings)
+    cuts = folds(data.frame, data.labels, settings)
+    began = time.perf_counter()
+    study = search(data, cuts, settings, f"sqlite:///{out / 'study.db'}")
+    seconds = time.perf_counter() - began
+    table = tabulate(study)
+    files.write_parquet(table, out / "trials.parquet")
+
+    params = dict(study.best_params)
+    score = np.full(len(data.frame), np.nan)
+    for fold, found in zip(cuts, score_folds(data, cuts, params, settings.seed, FINAL_ROWS), strict=True):
+        score[fold.validation] = found
+    judged = judge(data.frame, score, data.reports, cuts, settings)
+    files.write_parquet(out_of_fold(data.frame, {"score": score}, cuts), out / "out_of_fold.parquet")
+
+    rows, known = known_rows(data.frame, data.labels, midnight(settings.test_from))
+    names, matrix = feature_names(data.schema), data.matrix[rows]
+    model = fit_model("gradient_boosting", matrix, known, names, settings.seed, FINAL_ROWS, **params)
+    facts = card_facts(NAME, judged["threshold"], settings, rows, known)
+    save_model(model, data.schema, out / "model", sample=matrix[-20_000:], **facts, params=params)
+
+    lineage = dataset_facts(inputs, data.schema, settings)
+    found = {**judged, "params": params}
+    best = {
+        "name": NAME,
+        **found,
+        "search_value": study.best_value,
+        "search_start": float(table["value"].iloc[0]),
+        "trials": len(table),
+        "pruned": int((table["state"] == "pruned").sum()),
+        "search_seconds": round(seconds, 1),
+        "search_rows": SEARCH_ROWS,
+        "final_rows": FINAL_ROWS,
+        "importance": weigh_hyperparameters(study, settings.seed),
+        "ladder_mean": files.read_json(inputs["training"] / "ladder.json")["models"]["gradient_boosting"]["mean"],
+        "run_id": track(settings, NAME, found, lineage, out / "model", stage="tuning"),
+        **lineage,
+    }
+    files.write_json(best, out / "best.json")
