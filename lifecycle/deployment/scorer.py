@@ -7,6 +7,7 @@ before the model sees it happens there, once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,7 +84,27 @@ class Scorer:
             If the package does not pass `open_package`, or its feature store holds code.
         """
         package = open_package(folder, digest)
-        return cls(load_features(package), load_model(package), package.threshold, package.record_format)
+        scorer = cls(load_features(package), load_model(package), package.threshold, package.record_format)
+        scorer._try_out(package)
+        return scorer
+
+    def _try_out(self, package: Package) -> None:
+        """Score one made-up payment of nobody, so that a package that cannot score never looks healthy.
+
+        It also makes the first real payment as fast as the second.
+        """
+        nobody = {name: -1 if kind == "integer" else "" for name, kind in self.record_format.ids.items()}
+        moment = datetime.fromisoformat(f"{package.manifest['first_day']}T00:00:00+00:00")
+        try:
+            (answer,) = self.score([{**nobody, "event_time": moment, "amount": 1.0}])
+            healthy = 0 <= answer["score"] <= 1
+        except Exception as error:
+            raise ArtifactError(
+                f"The package in {package.folder} does not work with this version of the code "
+                f"({type(error).__name__}: {str(error)[:100]}); build it again."
+            ) from error
+        if not healthy:
+            raise ArtifactError(f"The model in {package.folder} gives a score outside of 0 to 1; build it again.")
 
     def score(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Score payments in the order given, and remember each for the features of those after it.
