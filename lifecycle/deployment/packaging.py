@@ -23,9 +23,11 @@ HISTORY = pd.Timedelta(days=31)
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Package the champion and score the first week of production; see `lifecycle.deployment.build`."""
     tables = batch.read_tables(inputs["preprocessing"])
-    package(inputs["evaluation"] / "model", inputs["features"], tables, settings.deploy_at, out / "model")
+    # A file of one's own may end before the day of deployment: the features are as of its end then.
+    ends = tables["transactions"]["event_time"].max().floor("D") + pd.Timedelta(days=1)
+    first = min(contracts.midnight(settings.deploy_at), ends)
+    package(inputs["evaluation"] / "model", inputs["features"], tables, first.date(), out / "model")
     pack(out / "model", out / "model.tar.gz")
-    first = contracts.midnight(settings.deploy_at)
     until = first + pd.Timedelta(days=BATCH_DAYS)
     payments = tables["transactions"]
     week = payments[(payments["event_time"] >= first) & (payments["event_time"] < until)]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -85,10 +87,11 @@ def test_the_daily_refresh_reaches_the_running_service(bank, own, days):
     before = scorer._features.transform(records(days[1])[:30])
     assert np.isnan(before).sum() > 100, "yesterday's snapshot must not pass for today's"
     features.materialize(features.open_store(own / "online", on_demand=False), "2025-03-02", bank.root / "features")
-    names = features.feature_names(features.load_schema(bank.root / "features"))
-    after = pd.DataFrame(scorer._features.transform(records(days[1])[:30]), columns=names)
+    schema = features.load_schema(bank.root / "features")
+    after = pd.DataFrame(scorer._features.transform(records(days[1])[:30]), columns=features.feature_names(schema))
     expected = features.assemble(features.open_store(bank.root / "features"), days[1].head(30))
-    daily = [name for name in names if name.endswith(("_1d", "_7d", "_30d"))]
+    daily = [feature["name"] for feature in schema["features"] if feature["view"].endswith("_daily")]
+    assert len(daily) > 10
     pd.testing.assert_frame_equal(after[daily], expected[daily])
 
 
@@ -202,3 +205,45 @@ def test_the_package_holds_nothing_from_its_future(bank):
     assert (history["transactions"]["event_time"] < FIRST).all()
     assert (history["older"]["event_time"] < FIRST).all()
     assert (history["labels"]["known_at"] <= FIRST).all()
+
+
+def test_the_stage_writes_a_package_an_archive_and_the_first_week(bank, tmp_path):
+    from lifecycle import deployment
+
+    (bank.root / "evaluation").mkdir(exist_ok=True)
+    shutil.copytree(bank.root / "model", bank.root / "evaluation" / "model", dirs_exist_ok=True)
+    inputs = {name: bank.root / name for name in ("preprocessing", "features", "evaluation")}
+    deployment.build(bank.calendar, inputs, tmp_path)
+    info = json.loads((tmp_path / "info.json").read_text())
+    payments = bank.tables["transactions"]
+    expected = payments[payments["event_time"].between(FIRST, FIRST + pd.Timedelta(days=7), inclusive="left")]
+    scores = pd.read_parquet(tmp_path / "batch_scores.parquet")
+    assert scores["transaction_id"].tolist() == expected["transaction_id"].tolist()
+    assert info["batch"]["payments"] == len(expected) == len(pd.read_parquet(tmp_path / "batch_features.parquet"))
+    assert unpack(tmp_path / "model.tar.gz", tmp_path / "new").digest == info["digest"]
+
+
+def test_own_data_that_ends_before_the_first_day_gives_an_empty_week(bank, tmp_path):
+    from lifecycle import deployment
+
+    past = SimpleNamespace(**{**vars(bank.calendar), "deploy_at": date(2025, 3, 20)})
+    (bank.root / "evaluation").mkdir(exist_ok=True)
+    shutil.copytree(bank.root / "model", bank.root / "evaluation" / "model", dirs_exist_ok=True)
+    inputs = {name: bank.root / name for name in ("preprocessing", "features", "evaluation")}
+    deployment.build(past, inputs, tmp_path)
+    assert len(pd.read_parquet(tmp_path / "batch_scores.parquet")) == 0
+    assert open_package(tmp_path / "model").manifest["first_day"] == "2025-03-04"
+    with TestClient(create_app(Scorer.open(tmp_path / "model"))) as client:
+        assert client.get("/ping").status_code == 200
+
+
+def test_the_command_line_scores_and_serves(bank, own, days, tmp_path):
+    import subprocess
+    import sys
+
+    days[0].to_csv(tmp_path / "day.csv", index=False)
+    command = [sys.executable, "-m", "lifecycle", "score", "--model", str(own)]
+    command += ["--transactions", str(tmp_path / "day.csv"), "--out", str(tmp_path / "out.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(days[0])
