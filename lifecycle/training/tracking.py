@@ -106,27 +106,53 @@ def log_run(
     return run_id
 
 
-def register_champion(data_dir: Path | str, run_id: str, model_folder: Path, tags: Mapping[str, str]) -> str:
+def has_run(data_dir: Path | str, run_id: str) -> bool:
+    """Whether the store of a data folder knows a run."""
+    client, experiment = open_tracking(data_dir)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.experiment_id == experiment
+    except MlflowException:
+        return False
+
+
+def register_champion(
+    data_dir: Path | str, run_id: str, model_folder: Path, tags: Mapping[str, str], name: str = REGISTERED_MODEL
+) -> str:
     """Register the model of a run as a new version of the champion, and return the version.
 
     The alias ``champion`` moves to it; earlier versions stay. A model whose graph is the champion's already
     is not registered again.
+
+    Parameters
+    ----------
+    data_dir
+        As in `open_tracking`.
+    run_id
+        The run that logged the model under ``model/``.
+    model_folder
+        The same model on disk.
+    tags
+        Kept with the version.
+    name
+        The registered model.
     """
     from lifecycle.files import sha256
 
     client, _ = open_tracking(data_dir)
     digest = sha256(Path(model_folder) / "model.onnx")
     with FileLock(Path(data_dir) / "mlflow" / ".lock"):
-        found = client.search_registered_models(f"name = '{REGISTERED_MODEL}'")
+        found = client.search_registered_models(f"name = '{name}'")
         if not found:
-            client.create_registered_model(REGISTERED_MODEL)
+            client.create_registered_model(name)
         elif "champion" in found[0].aliases:
-            current = client.get_model_version_by_alias(REGISTERED_MODEL, "champion")
+            current = client.get_model_version_by_alias(name, "champion")
             if current.tags.get("onnx_sha256") == digest:
                 return str(current.version)
         source = f"{client.get_run(run_id).info.artifact_uri}/model"
-        made = client.create_model_version(REGISTERED_MODEL, source, run_id, tags={**tags, "onnx_sha256": digest})
-        client.set_registered_model_alias(REGISTERED_MODEL, "champion", made.version)
+        made = client.create_model_version(name, source, run_id, tags={**tags, "onnx_sha256": digest})
+        client.set_registered_model_alias(name, "champion", made.version)
     return str(made.version)
 
 

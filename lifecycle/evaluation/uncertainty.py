@@ -1,0 +1,139 @@
+"""How sure a metric is: bootstrap intervals that draw whole customers.
+
+The payments of one customer are not independent: a stolen card brings several frauds at once. Drawing single
+payments would make the intervals too narrow, so customers are drawn, with all that they paid.
+Source: Field and Welsh, "Bootstrapping clustered data", JRSS B 69 (2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import economics
+from lifecycle.training import side_by_side
+from lifecycle.training.metrics import Ranking, card_days, card_precision_by_day
+
+RESAMPLES = 200
+LEVEL = 0.95
+
+
+def draw_customers(customers: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return how often each customer is drawn, int64 of shape (resamples, customers).
+
+    Examples
+    --------
+    >>> draw_customers(5, seed=0, resamples=3).sum(axis=1).tolist()
+    [5, 5, 5]
+    """
+    return np.random.default_rng(seed).multinomial(customers, np.full(customers, 1 / customers), size=resamples)
+
+
+def resample_metrics(
+    frame: pd.DataFrame,
+    scores: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, float],
+    reports: pd.DataFrame,
+    settings: Any,
+    resamples: int = RESAMPLES,
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, np.ndarray]]]:
+    """Compute every metric of every model, once on the data and once on each resample.
+
+    All models see the same resamples, so that differences between them can be compared pairwise.
+
+    Parameters
+    ----------
+    frame
+        Payments with a known label: ``event_time``, ``customer_id``, ``amount``, ``is_fraud`` (0 or 1).
+    scores
+        Model -> scores, shape (n,).
+    thresholds
+        Model -> the threshold at which it flags.
+    reports
+        Who reported fraud, and when (see `lifecycle.training.metrics.known_frauds`).
+    settings
+        With ``seed``, ``cards_per_day`` and the prices of `lifecycle.economics`.
+
+    Returns
+    -------
+    values, resampled
+        Model -> metric -> number, and model -> metric -> array of shape (resamples,).
+    """
+    codes, customers = pd.factorize(frame["customer_id"])
+    draws = draw_customers(len(customers), settings.seed, resamples)
+
+    def of_model(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        once = np.ones((1, len(customers)), dtype=np.int64)
+        measure = _Measures(frame, scores[name], thresholds[name], reports, settings, codes, customers)
+        return {key: float(value[0]) for key, value in measure(once).items()}, measure(draws)
+
+    found = dict(zip(scores, side_by_side(of_model, [(name,) for name in scores]), strict=True))
+    return {name: one for name, (one, _) in found.items()}, {name: many for name, (_, many) in found.items()}
+
+
+class _Measures:
+    """All metrics of one model, as functions of how often each customer counts."""
+
+    def __init__(self, frame, score, threshold, reports, settings, codes, customers) -> None:  # noqa: ANN001
+        fraud = frame["is_fraud"].to_numpy(dtype=np.int8)
+        amount = frame["amount"].to_numpy()
+        flagged = score >= threshold
+        nothing = economics.decision_costs(fraud, amount, np.zeros(len(fraud)), settings)
+        saved = nothing - economics.decision_costs(fraud, amount, flagged, settings)
+        sums = {
+            "hits": flagged * fraud,
+            "alerts": flagged,
+            "frauds": fraud,
+            "saved": saved,
+            "rows": np.ones(len(fraud)),
+        }
+        self._sums = {key: np.bincount(codes, values, len(customers)) for key, values in sums.items()}
+        self._ranking, self._codes, self._k = Ranking(fraud, score), codes, settings.cards_per_day
+        self._cards = card_days(frame, score, fraud, reports)
+        self._card_codes = pd.Index(customers).get_indexer(self._cards["customer_id"])
+
+    def __call__(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        hits, alerts, frauds, saved, rows = (draws @ total for total in self._sums.values())
+        ranked, cards = [], []
+        for times in draws:
+            weight = times[self._codes].astype(np.float64)
+            ranked.append((self._ranking.average_precision(weight), self._ranking.area_under_roc(weight)))
+            cards.append([
+                values.mean() if len(values) else 0.0
+                for values in card_precision_by_day(self._cards, self._k, times[self._card_codes].astype(np.float64))
+            ])  # fmt: skip
+        wrong = (alerts - hits) + (frauds - hits)
+        return {
+            "average_precision": np.array([one for one, _ in ranked]),
+            "auc": np.array([one for _, one in ranked]),
+            "card_precision": np.array([one for one, _ in cards]),
+            "card_precision_ceiling": np.array([one for _, one in cards]),
+            "accuracy": 1 - wrong / rows,
+            "precision": _ratio(hits, alerts),
+            "recall": _ratio(hits, frauds),
+            "f1": _ratio(2 * hits, alerts + frauds),
+            "alerts_per_1000": 1000 * alerts / rows,
+            "savings": saved,
+        }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def describe_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
+    """Return a value with its 95 % percentile interval: ``value``, ``low``, ``high``. NaN becomes None.
+
+    Examples
+    --------
+    >>> describe_interval(0.5, np.array([0.4, 0.5, 0.6]))
+    {'value': 0.5, 'low': 0.405, 'high': 0.595}
+    """
+    finite = resampled[np.isfinite(resampled)]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail]) if len(finite) else (np.nan, np.nan)
+    numbers = {"value": value, "low": float(low), "high": float(high)}
+    return {key: round(number, 6) if np.isfinite(number) else None for key, number in numbers.items()}
