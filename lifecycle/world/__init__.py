@@ -58,11 +58,12 @@ def simulate_to(settings: Any, out: Path | str, progress: Callable[[int, int], N
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LifecycleError(f"{out} is not an empty folder; choose another for --out, or empty it first.")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    whole = out.resolve()
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         write_sources(settings, temporary, progress)
-        os.replace(temporary, out)
+        os.replace(temporary, whole)
     except OSError as error:
         raise files.as_sentence(error, out) from error
     finally:

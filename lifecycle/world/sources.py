@@ -312,7 +312,9 @@ class Disputes:
         """Note the payments of a day that will be disputed: reported frauds and a few honest ones."""
         rng = stream(self._settings.seed, DISPUTES, day.index)
         honest = np.flatnonzero(day.mode == 0)
-        wrong = honest[rng.integers(0, max(len(honest), 1), rng.poisson(FALSE_CHARGEBACKS * len(day)))]
+        wrong = (
+            honest[rng.integers(0, len(honest), rng.poisson(FALSE_CHARGEBACKS * len(day)))] if len(honest) else honest
+        )
         delay = REPORT_MEDIAN_DAYS * np.exp(REPORT_SIGMA * rng.standard_normal(len(wrong)))
         late = day.index * DAY_MS + day.ms[wrong] + np.rint(delay * DAY_MS).astype(np.int64)
         real = np.flatnonzero(day.report_ms < NEVER)
