@@ -26,7 +26,7 @@ from lifecycle import contracts, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features.request import COORDINATES, INPUTS, request_frame
 from lifecycle.features.schema import VIEWS, feature_names, load_schema
-from lifecycle.features.windows import RECENT, plain_ids
+from lifecycle.features.windows import RECENT, plain_ids, quiet_utc
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -237,7 +237,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, texts: list[str]) -> pd.Dat
 
     # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
     # the clocks change, unless the session's clock is UTC.
-    ibis.get_backend().raw_sql("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    quiet_utc(ibis.get_backend())
     times = events["event_time"].astype(contracts.UTC)
     asked = pd.DataFrame(
         {

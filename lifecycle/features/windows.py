@@ -7,6 +7,7 @@ result is the same on any number of threads, on any engine, and in the service's
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,8 +281,17 @@ def connect() -> Any:
     """Open an in-memory DuckDB through Ibis, with the session's clock in UTC."""
     import ibis
 
-    backend = ibis.duckdb.connect()
-    backend.raw_sql("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    return quiet_utc(ibis.duckdb.connect())
+
+
+def quiet_utc(backend: Any) -> Any:
+    """Set the clock of a DuckDB session to UTC and turn its progress bar off."""
+    import duckdb
+
+    backend.raw_sql("SET TimeZone = 'UTC'")
+    # In Jupyter without ipywidgets there is no bar, and DuckDB refuses even to turn it off.
+    with contextlib.suppress(duckdb.InvalidInputException):
+        backend.raw_sql("SET enable_progress_bar = false")
     return backend
 
 
