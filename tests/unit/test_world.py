@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -246,16 +247,40 @@ def test_chargebacks_take_days_to_weeks():
 # ---------------------------------------------------------------- the oracle
 
 
+def calibration(table: pd.DataFrame, score: pd.Series) -> pd.DataFrame:
+    """Mean score and share of frauds in bins of the score, and the difference in standard errors."""
+    bins = pd.cut(score, [0, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98, 1.0])
+    grouped = table.assign(score=score, noise=score * (1 - score)).groupby(bins, observed=True)
+    found = grouped.agg(n=("score", "size"), p=("score", "mean"), fraud=("is_fraud", "mean"), noise=("noise", "sum"))
+    found["z"] = (found["fraud"] - found["p"]) * found["n"] / np.sqrt(found["noise"] + 1)
+    return found
+
+
 def test_the_oracle_means_what_it_says(table):
     """Among payments with an oracle near p, the share of frauds is p, up to chance."""
-    edges = [0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0]
-    bins = pd.cut(table["oracle"], edges)
-    groups = table.groupby(bins, observed=True).agg(
-        n=("oracle", "size"), oracle=("oracle", "mean"), fraud=("is_fraud", "mean")
-    )
-    error = np.sqrt((groups["oracle"] * (1 - groups["oracle"])).clip(lower=1e-4) / groups["n"])
-    assert ((groups["fraud"] - groups["oracle"]).abs() < 4 * error + 0.002).all(), groups
+    found = calibration(table, table["oracle"])
+    assert (found["z"].abs() < 4).all(), found
     assert abs(table["oracle"].sum() / table["is_fraud"].sum() - 1) < 0.02
+
+
+def test_the_oracle_stays_calibrated_where_fraud_hides_in_habits(monkeypatch):
+    """Slow, long, in-habit fraud gives the oracle all values between 0 and 1; every factor of it then counts."""
+    hidden = {"days": (10.0, 20.0), "rate": 0.3, "hours": "day", "shift": 0.1, "spend": 1.0, "place": 1.0}
+    kinds = tuple(
+        replace(k, **hidden, starts=25 * k.starts, spread=0.8, contactless=0.3) if k.mode else k for k in episodes.KINDS
+    )
+    monkeypatch.setattr(episodes, "KINDS", kinds)
+    for name in ("rate", "days", "spend", "place", "shift", "spread", "contactless"):
+        monkeypatch.setattr(episodes, f"_{name.upper()}", episodes._column(name))
+    monkeypatch.setattr(episodes, "_HOURS", np.array([episodes.EPISODE_HOURS.index(k.hours) for k in kinds]))
+    monkeypatch.setattr(episodes, "NEVER_REPORTED", 1.0)
+    table = world.payments(Settings(customers=1500, terminals=300, days=60))
+    found = calibration(table, table["oracle"])
+    assert (found["n"] > 300).all() and len(found) >= 11, found
+    assert (found["z"].abs() < 4).all(), found
+    odds = table["oracle"] / (1 - table["oracle"])
+    tripled = 3 * odds / (1 + 3 * odds)
+    assert (calibration(table, tripled.fillna(1.0))["z"].abs() > 6).any(), "the test has no power"
 
 
 def test_the_oracle_ranks_better_than_what_is_easily_seen(table):
