@@ -35,7 +35,7 @@ class Alarm:
         return asdict(self)
 
 
-def limit_above(clean: np.ndarray, days_between: float) -> float:
+def limit_above(clean: np.ndarray, days_between: float, logarithmic: bool = False) -> float:
     """Return the limit that a signal of clean days exceeds once in `days_between` days.
 
     Parameters
@@ -44,6 +44,8 @@ def limit_above(clean: np.ndarray, days_between: float) -> float:
         The signal on the clean days, shape (days,). Missing values are left out.
     days_between
         Days between two false alarms that one accepts, for this signal.
+    logarithmic
+        Work with logarithms: for a distance, which is never negative and has a long right tail.
 
     Returns
     -------
@@ -66,6 +68,8 @@ def limit_above(clean: np.ndarray, days_between: float) -> float:
     clean = clean[np.isfinite(clean)]
     if clean.size < 7:
         raise LifecycleError(f"{clean.size} clean days are too few to calibrate an alarm; give at least 7.")
+    if logarithmic:
+        return float(np.exp(limit_above(np.log(np.maximum(clean, 1e-9)), days_between)))
     z = NormalDist().inv_cdf(1 - 1 / max(days_between, 2))
     return float(max(clean.mean() + z * clean.std(ddof=1), clean.max()))
 
@@ -98,7 +102,7 @@ class PoissonCusum:
     dispersion: float
 
     @classmethod
-    def fit(cls, clean: pd.DataFrame, days_between: float, ratio: float = 2.0, seed: int = 0) -> PoissonCusum:
+    def fit(cls, clean: pd.DataFrame, days_between: float, ratio: float = 3.0, seed: int = 0) -> PoissonCusum:
         """Calibrate the chart on clean days.
 
         Parameters
@@ -170,6 +174,85 @@ def _simulate_limit(expected: np.ndarray, ratio: float, dispersion: float, days_
         level = np.maximum(0, level + generator.poisson(mean) * np.log(ratio) - expected * (ratio - 1))
         highest = np.maximum(highest, level.max(axis=1))
     return float(np.quantile(highest, np.exp(-days / days_between)))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The limits of all signals, and what makes a page of a note.
+
+    A signal above its limit is a note. It is a page only if the move is also large by a standard that
+    does not depend on how calm the clean days were: PSI of a major shift, twice (or half) the usual
+    alerts, one record in twenty unknown to the model. Missed fraud above the limit of its chart is
+    always a page: it is money.
+
+    Attributes
+    ----------
+    limits
+        Upper limit of each signal.
+    usual
+        Mean of each signal on clean days.
+    chart
+        The chart of missed fraud.
+    """
+
+    limits: dict[str, float]
+    usual: dict[str, float]
+    chart: PoissonCusum
+
+    @classmethod
+    def fit(cls, clean: pd.DataFrame, missed: pd.DataFrame, note_days: float, page_days: float, seed: int) -> Rules:
+        """Calibrate the rules on clean days.
+
+        Parameters
+        ----------
+        clean
+            Signals, one row a clean day (`signals.by_day`).
+        missed
+            Missed fraud reports, one row a clean day, one column a group.
+        note_days, page_days
+            Days between two false notes, and between two false pages of the chart, over all signals
+            together. Each signal gets an equal share (Bonferroni).
+        seed
+            Of the chart's simulation.
+        """
+        names = [name for name in clean.columns if name.startswith(("psi:", "unknown:")) or name == "alert_rate"]
+        each = note_days * len(names)
+        limits = {name: limit_above(clean[name].to_numpy(), each, name.startswith("psi:")) for name in names}
+        usual = {name: float(clean[name].mean()) for name in names}
+        return cls(limits, usual, PoissonCusum.fit(missed, page_days, seed=seed))
+
+    def check_signals(self, day: str, row: pd.Series) -> list[Alarm]:
+        """Return the alarms about one day's signals."""
+        found = []
+        for name, limit in self.limits.items():
+            value, usual = float(row[name]), self.usual[name]
+            few = name == "alert_rate" and value < usual / 2
+            if value > limit or few:
+                severity = "page" if few or self._is_large(name, value) else "note"
+                found.append(Alarm(day, name, severity, value, limit, f"{name} is {value:.4g}, usually {usual:.4g}."))
+        return found
+
+    def _is_large(self, name: str, value: float) -> bool:
+        if name.startswith("psi:"):
+            return value >= MAJOR_SHIFT
+        if name.startswith("unknown:"):
+            return value >= self.usual[name] + 0.05
+        return value >= 2 * self.usual[name]
+
+    def check_chart(self, day: str, levels: pd.Series) -> list[Alarm]:
+        """Return a page for each group whose chart of missed fraud is above the limit."""
+        over = levels[levels > self.chart.limit].sort_values(ascending=False)
+        return [
+            Alarm(
+                day,
+                f"missed_fraud:{group}",
+                "page",
+                float(level),
+                self.chart.limit,
+                f"More fraud than expected was reported that the model had let through, in {group}.",
+            )
+            for group, level in over.items()
+        ]
 
 
 def first_day(alarms: list[Alarm], signal: str, severity: str = "page", since: str = "") -> str | None:

@@ -17,6 +17,7 @@ from lifecycle import features, files
 
 DAY = pd.Timedelta(days=1)
 MEMORY = pd.Timedelta(days=31)
+DAILY = ("customer_daily", "terminal_daily")
 
 
 def as_received(transactions: pd.DataFrame, superseded: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def write_live_features(
     out.mkdir(parents=True)
     shutil.copyfile(feature_dir / "schema.json", out / "schema.json")
     wanted = [("event_timestamp", ">=", since.to_pydatetime())]
-    daily = pd.read_parquet(feature_dir / "customer_daily.parquet", filters=wanted)
+    daily = {name: pd.read_parquet(feature_dir / f"{name}.parquet", filters=wanted) for name in DAILY}
     recent = pd.read_parquet(feature_dir / "recent.parquet")
     recent = recent[recent["transaction_id"].isin(received.loc[received["event_time"] >= since, "transaction_id"])]
     right_again = correction_midnight(received)
@@ -90,19 +91,17 @@ def write_live_features(
         known = received[received["event_time"].between(wrong_from - MEMORY, right_again, inclusive="left")]
         then = features.history_features(known.drop(columns="corrected"), **tables)
         midnights = pd.date_range(wrong_from + DAY, right_again - DAY)
-        daily = _replace(daily, then["customer_daily"], midnights)
+        daily = {name: _replace(table, then[name], midnights) for name, table in daily.items()}
         seen = set(known.loc[known["event_time"] >= wrong_from, "transaction_id"])
         rows = then["recent"][then["recent"]["transaction_id"].isin(seen)]
         recent = pd.concat([recent[~recent["transaction_id"].isin(seen)], rows[recent.columns]], ignore_index=True)
-    files.write_parquet(daily, out / "customer_daily.parquet")
-    files.write_parquet(recent, out / "recent.parquet")
-    terminal = pd.read_parquet(feature_dir / "terminal_daily.parquet", filters=wanted)
-    files.write_parquet(terminal, out / "terminal_daily.parquet")
+    for name, table in {**daily, "recent": recent}.items():
+        files.write_parquet(table, out / f"{name}.parquet")
     return out
 
 
 def _replace(daily: pd.DataFrame, then: pd.DataFrame, midnights: pd.DatetimeIndex) -> pd.DataFrame:
-    """Put the snapshots of some midnights in place of those in `daily`; their customers stay the same."""
+    """Put the snapshots of some midnights in place of those in `daily`."""
     kept = daily[~daily["event_timestamp"].isin(midnights)]
     put = then[then["event_timestamp"].isin(midnights)][daily.columns]
     return pd.concat([kept, put], ignore_index=True).sort_values("event_timestamp", kind="stable")

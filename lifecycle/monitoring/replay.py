@@ -56,7 +56,7 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
     with running.start(package, capture_dir, clock="event") as service:
         for day, chunk in payments.groupby(payments["event_time"].dt.floor("D")):
             entities = {key: chunk[key].unique() for key in ("customer_id", "terminal_id")}
-            features.materialize(store, day, source=live, entities=entities)
+            features.materialize(store, day.date(), source=live, entities=entities)
             lines = [json.dumps(record) + "\n" for record in records_of(chunk)]
             for start in range(0, len(lines), batch):
                 sent = lines[start : start + batch]
