@@ -65,7 +65,8 @@ def test_run_on_a_plain_csv_writes_what_the_design_names(own_run, plain_csv):
 
 def test_scores_hold_every_payment_of_the_test_period_once(own_run, plain_csv):
     scores = pd.read_parquet(own_run / "scores.parquet")
-    payments = pd.read_csv(plain_csv, parse_dates=["event_time"])
+    payments = pd.read_csv(plain_csv)
+    payments["event_time"] = pd.to_datetime(payments["event_time"], format="ISO8601")
     test_from = pd.Timestamp("2024-03-01", tz="UTC") + pd.Timedelta(days=DAYS - DAYS // 5)
     expected = payments[payments["event_time"] >= test_from]
     assert scores.columns.tolist() == ["transaction_id", "event_time", "score", "is_fraud"]
@@ -147,7 +148,7 @@ def spoil(plain_csv, tmp_path, change) -> list[str]:
         (lambda f: f.assign(event_time=f["event_time"].str.slice(0, 19)), ["'event_time'", "zone"]),
         (lambda f: f.assign(transaction_id="same"), ["'transaction_id'", "same"]),
         (lambda f: f.head(0), ["no rows"]),
-        (lambda f: f.drop(columns="is_fraud"), ["is_fraud", "--labels"]),
+        (lambda f: f.drop(columns="is_fraud"), ["is_fraud", "file of labels"]),
     ],
     ids=["missing column", "negative", "wrong type", "no zone", "repeated id", "empty", "no labels"],
 )
