@@ -93,9 +93,12 @@ class Recent:
         return values
 
     def seed(self, transactions: pd.DataFrame) -> None:
-        """Remember past payments; those of the last 30 days before the end of the table can matter."""
+        """Remember past payments; those of the last 31 days of the table can matter.
+
+        Thirty days, and one more: whether yesterday's payments were at new places depends on the 30 days before them.
+        """
         micros = to_micros(transactions["event_time"])
-        last = np.flatnonzero(micros >= micros.max(initial=0) - MEMORY)
+        last = np.flatnonzero(micros >= micros.max(initial=0) - MEMORY - DAY)
         last = last[np.argsort(micros[last], kind="stable")]
         rows = transactions.iloc[last]
         customers, terminals = rows["customer_id"].tolist(), rows["terminal_id"].tolist()
