@@ -1,0 +1,216 @@
+"""Evaluation: the champion is chosen before the test is opened, and every number can be recomputed."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_data import FEATURES, SCHEMA, SETTINGS, knobs, write_inputs
+from sklearn.metrics import average_precision_score
+
+import lifecycle
+from lifecycle import contracts, economics, evaluation, files, training
+from lifecycle.errors import LifecycleError
+
+
+def write_models(inputs: dict, folder: Path, data_dir: Path) -> None:
+    """Write what training and tuning leave, with small quick models."""
+    train = pd.read_parquet(inputs["features"] / "training_set.parquet")
+    matrix, fraud = training.feature_matrix(train, SCHEMA), train["is_fraud"].to_numpy()
+    models = {"rule": {"threshold": 0.5, "mean": {"average_precision": 0.9}, "std": {}, "run_id": "none"}}
+    facts = {
+        "trained_from": "a",
+        "trained_until": "b",
+        "rows": len(train),
+        "frauds": int(fraud.sum()),
+        "threshold": 0.1,
+    }
+    names = dict.fromkeys(training.LADDER[1:], "training/models") | {"tuned_gradient_boosting": "tuning"}
+    small = {"random_forest": {"n_estimators": 5}, "gradient_boosting": {"max_iter": 10}}
+    for value, (name, where) in enumerate(names.items()):
+        kind = name.removeprefix("tuned_")
+        fitted = training.fit_model(kind, matrix, fraud, list(FEATURES), 0, **small.get(kind, {}))
+        target = folder / where / ("model" if where == "tuning" else name)
+        training.save_model(fitted, SCHEMA, target, name=name, **facts)
+        mean = {"average_precision": 0.5 + value / 100}
+        models[name] = {"threshold": 0.1, "mean": mean, "std": {"average_precision": 0.1}, "run_id": "gone"}
+    tuned = {"name": "tuned_gradient_boosting", **models.pop("tuned_gradient_boosting"), "dataset_sha256": "ab" * 32}
+    files.write_json({"models": models}, folder / "training" / "ladder.json")
+    files.write_json(tuned, folder / "tuning" / "best.json")
+    inputs |= {"training": folder / "training", "tuning": folder / "tuning"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    inputs, out = write_inputs(folder), folder / "out"
+    out.mkdir()
+    write_models(inputs, folder, folder / "data")
+    evaluation.build(knobs("evaluation", folder / "data"), inputs, out)
+    return inputs, out, folder / "data"
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A run on a table of one's own: ids are strings, there is no world, no customers, and most labels are missing."""
+    folder = tmp_path_factory.mktemp("foreign")
+    inputs, out = write_inputs(folder, strings=True, world=False), folder / "out"
+    out.mkdir()
+    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    files.write_parquet(
+        test.assign(is_fraud=test["is_fraud"].where(test.index % 3 == 0)), inputs["features"] / "test_set.parquet"
+    )
+    write_models(inputs, folder, folder / "data")
+    evaluation.build(knobs("evaluation", folder / "data"), inputs, out)
+    return inputs, out, folder / "data"
+
+
+def test_the_champion_is_the_best_on_validation_whatever_the_test_says(built):
+    _, out, _ = built
+    report = files.read_json(out / "report.json")
+    assert report["champion"]["name"] == "tuned_gradient_boosting"
+    loaded = training.load_model(out / "model")
+    assert loaded.facts["name"] == report["champion"]["name"]
+
+
+def test_of_equal_models_the_simplest_is_chosen():
+    assert (
+        evaluation.choose_champion({"rule": 1, "logistic_regression": 0.5, "random_forest": 0.5})
+        == "logistic_regression"
+    )
+
+
+def test_choosing_looks_at_nothing_but_validation_scores():
+    assert list(inspect.signature(evaluation.choose_champion).parameters) == ["validation"]
+
+
+def test_no_stage_before_evaluation_reads_the_test_set():
+    root = Path(lifecycle.__file__).parent
+    readers = set()
+    for path in root.rglob("*.py"):
+        strings = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+        if "test_set.parquet" in strings:
+            readers.add(path.relative_to(root).parts[0].removesuffix(".py"))
+    assert readers <= {"evaluation", "deployment", "monitoring"} and "evaluation" in readers
+
+
+def test_scores_hold_every_payment_of_the_test_period(built):
+    inputs, out, _ = built
+    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    scores = contracts.check(pd.read_parquet(out / "scores.parquet"), contracts.SCORES, "scores.parquet")
+    assert scores["transaction_id"].tolist() == test["transaction_id"].tolist()
+    report = files.read_json(out / "report.json")
+    expected = average_precision_score(scores["is_fraud"].astype(int), scores["score"])
+    shown = report["models"][report["champion"]["name"]]["average_precision"]
+    assert shown["value"] == pytest.approx(expected, abs=1e-5) and shown["low"] < expected < shown["high"]
+
+
+def test_money_is_what_economics_says(built):
+    _, out, _ = built
+    report, scores = files.read_json(out / "report.json"), pd.read_parquet(out / "test_scores.parquet")
+    name = report["champion"]["name"]
+    flagged = scores[name] >= report["champion"]["threshold"]
+    saved = economics.savings(scores["is_fraud"].astype(int), scores["amount"], flagged, SETTINGS)
+    assert report["money"]["savings"] == pytest.approx(saved)
+    assert report["models"][name]["savings"]["value"] == pytest.approx(saved, abs=1e-3)
+    assert report["hindsight"]["savings"] >= saved - 1e-6
+
+
+def test_slices_add_up_to_the_whole(built):
+    inputs, out, _ = built
+    slices = files.read_json(out / "report.json")["slices"]
+    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    assert set(slices) == {"channel", "region", "age band"}
+    for groups in slices.values():
+        assert sum(group["payments"] for group in groups) == len(test)
+        assert sum(group["frauds"] for group in groups) == test["is_fraud"].sum()
+        assert all(group["small"] == (group["frauds"] < 20) for group in groups)
+
+
+def test_no_model_beats_the_oracle_on_the_truth(built):
+    _, out, _ = built
+    oracle = files.read_json(out / "report.json")["oracle"]
+    assert set(row["mode"] for row in oracle["modes"]) == {"large_amount", "skimming", "card_testing"}
+    assert max(oracle["by_truth"], key=oracle["by_truth"].get) == "oracle"
+    assert 0 < oracle["share_reached"] < 1
+
+
+def test_the_champion_is_registered_even_when_its_run_is_gone_and_only_once(built, tmp_path):
+    inputs, out, data_dir = built
+    registered = files.read_json(out / "report.json")["champion"]["registered"]
+    client, _ = training.open_tracking(data_dir)
+    version = client.get_model_version_by_alias(registered["model"], "champion")
+    assert version.tags["onnx_sha256"] == files.sha256(out / "model" / "model.onnx")
+    evaluation.build(knobs("evaluation", data_dir), inputs, tmp_path)
+    assert len(client.search_model_versions(f"name = '{registered['model']}'")) == 1
+
+
+def test_the_report_for_a_stranger_needs_no_other_file(built):
+    page = (built[1] / "report.html").read_text()
+    assert "http" not in page and "<script" not in page and "src=" not in page
+    assert page.count("<svg") == 2 and "nan" not in page.lower().split("<h2>")[1]
+
+
+def test_own_data_without_world_customers_or_all_labels(foreign):
+    inputs, out, _ = foreign
+    report, scores = files.read_json(out / "report.json"), pd.read_parquet(out / "scores.parquet")
+    assert report["oracle"] is None and report["slices"] == {} and report["judged"]
+    assert scores["is_fraud"].isna().sum() == report["test"]["payments"] - report["test"]["labeled"] > 0
+    assert scores["transaction_id"].str.startswith("t-").all()
+    assert "no known label yet" in (out / "report.html").read_text()
+    assert report["champion"]["registered"]["model"].startswith("own-data-")
+
+
+def test_a_test_period_without_fraud_gets_scores_and_says_why_there_are_no_metrics(foreign, tmp_path):
+    inputs, _, data_dir = foreign
+    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    files.write_parquet(
+        test.assign(is_fraud=pd.array([0] * len(test), dtype="Int8")), tmp_path / "f" / "test_set.parquet"
+    )
+    for name in ("labels.parquet", "schema.json"):
+        (tmp_path / "f" / name).write_bytes((inputs["features"] / name).read_bytes())
+    evaluation.build(knobs("evaluation", data_dir), {**inputs, "features": tmp_path / "f"}, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not report["judged"] and "has 0 known frauds" in report["note"]
+    assert len(pd.read_parquet(tmp_path / "scores.parquet")) == len(test)
+    assert report["note"] in (tmp_path / "report.html").read_text()
+
+
+def test_an_empty_test_period_is_one_sentence(foreign, tmp_path):
+    inputs, _, data_dir = foreign
+    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    files.write_parquet(test.head(0), tmp_path / "test_set.parquet")
+    with pytest.raises(LifecycleError, match="no payments in the test period"):
+        evaluation.build(knobs("evaluation", data_dir), {**inputs, "features": tmp_path}, tmp_path / "out")
+
+
+def test_intervals_by_customer_are_wider_when_frauds_come_in_clusters():
+    rng = np.random.default_rng(0)
+    n = 6_000
+    hit = rng.random(150) < 0.1  # a few customers have all the fraud
+    seconds = pd.to_timedelta(np.sort(rng.integers(0, 864_000, n)), unit="s")
+    frame = pd.DataFrame({
+        "event_time": contracts.midnight("2025-08-01") + seconds,
+        "amount": 50.0, "customer_id": rng.integers(0, 150, n),
+    })  # fmt: skip
+    frame["is_fraud"] = (hit[frame["customer_id"]] & (rng.random(n) < 0.4)).astype("int8")
+    score = np.clip(0.3 * frame["is_fraud"] + rng.random(n) * 0.7, 0, 1).to_numpy()
+    reports = pd.DataFrame({"customer_id": frame["customer_id"].head(0), "known_at": frame["event_time"].head(0)})
+    width = {}
+    for kind, ids in (("customers", frame["customer_id"]), ("payments", np.arange(n))):
+        values, many = evaluation.resample_metrics(
+            frame.assign(customer_id=ids), {"m": score}, {"m": 0.6}, reports, SETTINGS, resamples=60
+        )
+        width[kind] = many["m"]["savings"].std()
+        assert values["m"]["recall"] == pytest.approx((score[frame["is_fraud"] == 1] >= 0.6).mean())
+    assert width["customers"] > 1.5 * width["payments"]
+
+
+def test_a_calibrated_score_has_equal_columns():
+    rng = np.random.default_rng(0)
+    score = rng.beta(1, 20, 200_000)
+    for row in evaluation.calibration_table(rng.random(len(score)) < score, score):
+        assert row["fraud_rate"] == pytest.approx(row["mean_score"], rel=0.15)
