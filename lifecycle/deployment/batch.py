@@ -20,6 +20,7 @@ from lifecycle.deployment.messages import CONTRACT, IDS, RecordFormat
 from lifecycle.deployment.scorer import APPROVE, REVIEW, load_model
 from lifecycle.errors import ContractError, LifecycleError
 
+BEFORE_HISTORY = pd.Timedelta(days=32)
 OUTPUT = ("transaction_id", "event_time", "score", "decision")
 _ZONE = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
 
@@ -109,9 +110,9 @@ def feature_table(package: Package, payments: pd.DataFrame, labels: pd.DataFrame
     past, older = history["transactions"], history["older"]
     first_day = contracts.midnight(package.manifest["first_day"])
     if payments["event_time"].min() >= first_day:
-        # All that counts of these payments is their ids. Moved to the first day of history, which no window of
-        # a payment from now on reaches, they do not make that history longer.
-        older = older.assign(event_time=past["event_time"].min() if len(past) else first_day - pd.Timedelta(days=31))
+        # All that counts of these payments is who was where. Moved to one day that no window reaches, they do
+        # not make the history of daily snapshots longer.
+        older = older.assign(event_time=first_day - BEFORE_HISTORY).astype({"event_time": contracts.UTC})
     schema = files.read_json(package.folder / "feature_schema.json")
     payments = payments.assign(**{name: None for name in schema["categories"] if name not in payments})
     columns = [*CONTRACT, *schema["categories"]]
