@@ -231,7 +231,8 @@ def _calibrate(
 def _retrain(settings: Any, inputs: Mapping[str, Path], bank: Bank, paged: list[Alarm], out: Path) -> None:
     """Retrain after the first page about missed fraud and every week while pages go on; compare afterwards.
 
-    Each attempt is judged against the model in use at that moment, the champion at first.
+    Each attempt is judged against the model in use at that moment, the champion at first. It learns from
+    as many days as the champion did: with all days since the summer, what is new would drown in what is old.
     """
     trigger = first_day(paged, "missed_fraud")
     matured_until = bank.days[-1] + DAY - settings.label_delay_days * DAY
@@ -240,7 +241,7 @@ def _retrain(settings: Any, inputs: Mapping[str, Path], bank: Bank, paged: list[
     attempts, schema = [], features.load_schema(inputs["features"])
     for moment in _moments(trigger, paged, matured_until):
         wrong = _still_wrong(bank, moment)
-        start = contracts.midnight(settings.train_from)
+        start = moment - pd.Timedelta(settings.test_from - settings.train_from)
         attempt = retraining.retrain(bank.payments, bank.labels, moment, start, in_use, fit, settings, wrong)
         attempts.append(attempt.facts)
         if attempt.model is not None:
@@ -291,7 +292,7 @@ def _recipe(settings: Any, inputs: Mapping[str, Path], names: list[str]) -> retr
     tuned = card["name"] == tuning.NAME
     kind = "gradient_boosting" if tuned else card["name"]
     params = card.get("params") or training.PARAMS[kind]
-    honest_rows = tuning.FINAL_ROWS if tuned else None
+    honest_rows = tuning.FINAL_ROWS if tuned else training.HONEST_ROWS
 
     def fit(matrix: np.ndarray, is_fraud: np.ndarray) -> _Fitted:
         return _Fitted(training.fit_model(kind, matrix, is_fraud, names, settings.seed, honest_rows, **params))

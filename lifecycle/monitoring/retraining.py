@@ -59,10 +59,6 @@ class Payments:
     matrix: np.ndarray
     champion: np.ndarray
 
-    def rows(self, keep: np.ndarray) -> Payments:
-        """Return the rows where `keep` is true."""
-        return Payments(self.frame[keep], self.matrix[keep], self.champion[keep])
-
     def between(self, start: pd.Timestamp, end: pd.Timestamp) -> np.ndarray:
         """Return which payments happened in ``[start, end)``."""
         times = self.frame["event_time"]
@@ -163,31 +159,32 @@ def retrain(
     LifecycleError
         If no fraud is known in the training rows or on the days of the gate.
     """
-    rows = payments.between(train_from, moment) & (True if wrong is None else ~wrong)
-    past, score, flagged = payments.rows(rows), in_use.score[rows], in_use.flagged[rows]
-    label = known_labels(past.frame, labels, moment)
+    past = payments.between(train_from, moment) & (True if wrong is None else ~wrong)
+    rows = np.flatnonzero(past)
+    frame = payments.frame.iloc[rows]
+    label = known_labels(frame, labels, moment)
     known = ~np.isnan(label)
-    out = held_out_customers(past.frame, HELD_OUT, settings.seed)
-    if np.nansum(label[known & ~out]) == 0:
-        raise LifecycleError(f"No fraud is known by {moment:%Y-%m-%d} in the training rows; retrain later.")
+    held_out = held_out_customers(frame, HELD_OUT, settings.seed)
     gate_from = moment - GATE_DAYS * DAY
-    tuned_on = out & known & past.between(gate_from - THRESHOLD_DAYS * DAY, gate_from)
-    judged_on = out & past.between(gate_from, moment)
-    if np.nansum(label[judged_on]) == 0:
-        raise LifecycleError(f"No fraud is known by {moment:%Y-%m-%d} on the days of the gate; retrain later.")
-    challenger = fit(past.matrix[known & ~out], label[known & ~out])
-    default = float(in_use.threshold[rows][-1])
-    threshold = _threshold(challenger, past.rows(tuned_on), label[tuned_on], default, settings)
-    judged = past.rows(judged_on)
-    new_score = challenger.predict(judged.matrix)
+    recent = (frame["event_time"] >= gate_from).to_numpy()
+    before = (frame["event_time"] >= gate_from - THRESHOLD_DAYS * DAY).to_numpy() & ~recent
+    for what, part in (("training rows", known & ~held_out), ("days of the gate", held_out & recent)):
+        if np.nansum(label[part]) == 0:
+            raise LifecycleError(f"No fraud is known by {moment:%Y-%m-%d} among the {what}; retrain later.")
+    learned = known & ~held_out
+    challenger = fit(payments.matrix[rows[learned]], label[learned])
+    tuned = held_out & known & before
+    threshold = _threshold(challenger, payments, rows[tuned], label[tuned], in_use.threshold[rows[-1]], settings)
+    judged = held_out & recent
+    score = challenger.predict(payments.matrix[rows[judged]])
     gate = compare(
-        judged.frame,
-        np.nan_to_num(label[judged_on]),  # not reported so far counts as honest so far
-        (score[judged_on], flagged[judged_on]),
-        (new_score, new_score >= threshold),
+        frame[judged],
+        np.nan_to_num(label[judged]),  # not reported so far counts as honest so far
+        (in_use.score[rows[judged]], in_use.flagged[rows[judged]]),
+        (score, score >= threshold),
         settings,
     )
-    promote = gate["gain_money_per_day"]["low"] > 0
+    promoted = gate["gain_money_per_day"]["low"] > 0
     facts = {
         "moment": moment.isoformat(),
         "trained_from": train_from.isoformat(),
@@ -196,18 +193,20 @@ def retrain(
         "left_out_as_wrong": 0 if wrong is None else int(wrong.sum()),
         "threshold": threshold,
         "gate": {"from": gate_from.isoformat(), "until": moment.isoformat(), **gate},
-        "promoted": bool(promote),
+        "promoted": bool(promoted),
     }
-    model = fit(past.matrix[known], label[known]) if promote else None
+    model = fit(payments.matrix[rows[known]], label[known]) if promoted else None
     return Attempt(facts, model, threshold)
 
 
-def _threshold(model: Scores, payments: Payments, label: np.ndarray, default: float, settings: Any) -> float:
-    """Choose the threshold by money on labels that are known; without a fraud among them keep the champion's."""
+def _threshold(
+    model: Scores, payments: Payments, rows: np.ndarray, label: np.ndarray, default: float, settings: Any
+) -> float:
+    """Choose the threshold by money on labels that are known; without a fraud among them keep the present one."""
     if label.sum() == 0:
-        return default
-    score = model.predict(payments.matrix)
-    return economics.best_threshold(label, payments.frame["amount"].to_numpy(), score, settings)[0]
+        return float(default)
+    amount = payments.frame["amount"].to_numpy()[rows]
+    return economics.best_threshold(label, amount, model.predict(payments.matrix[rows]), settings)[0]
 
 
 def compare(
