@@ -37,13 +37,16 @@ def generate() -> dict[str, Any]:
     from lifecycle.settings import Settings
     from lifecycle.world import payments
 
-    payments(Settings(customers=100, terminals=100, days=5))
-    began = time.perf_counter()
-    rate = len(payments(Settings())) / (time.perf_counter() - began)
+    # The best of three: what else the machine does must not count.
+    rates = []
+    for _ in range(3):
+        began = time.perf_counter()
+        rates.append(len(payments(Settings())) / (time.perf_counter() - began))
+    rate = max(rates)
     peer, remark = _peer_rate()
     return {
         "name": "world.generate",
-        "what": f"payments generated in memory, fraud included, default size; {remark}",
+        "what": f"payments generated in memory, fraud included, default size, best of 3; {remark}",
         "ours": rate,
         "peer": peer,
         "unit": "payments/s",

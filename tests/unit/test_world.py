@@ -265,9 +265,12 @@ def test_the_oracle_means_what_it_says(table):
 
 def test_the_oracle_stays_calibrated_where_fraud_hides_in_habits(monkeypatch):
     """Slow, long, in-habit fraud gives the oracle all values between 0 and 1; every factor of it then counts."""
-    hidden = {"days": (10.0, 20.0), "rate": 0.3, "hours": "day", "shift": 0.1, "spend": 1.0, "place": 1.0}
+    hidden = {"days": (10.0, 20.0), "rate": 0.1, "hours": "day", "shift": 0.1, "spend": 1.0, "place": 1.0}
     kinds = tuple(
-        replace(k, **hidden, starts=25 * k.starts, spread=0.8, contactless=0.3) if k.mode else k for k in episodes.KINDS
+        replace(k, **hidden, starts=60 * k.starts, spread=0.8, contactless=0.3)
+        if k.mode
+        else replace(k, starts=12 * k.starts)
+        for k in episodes.KINDS
     )
     monkeypatch.setattr(episodes, "KINDS", kinds)
     for name in ("rate", "days", "spend", "place", "shift", "spread", "contactless"):
