@@ -189,6 +189,8 @@ class Rules:
     ----------
     limits
         Upper limit of each signal.
+    lowest_alert_rate
+        Lower limit of the alert rate: a model that has gone quiet is broken too.
     usual
         Mean of each signal on clean days.
     chart
@@ -196,6 +198,7 @@ class Rules:
     """
 
     limits: dict[str, float]
+    lowest_alert_rate: float
     usual: dict[str, float]
     chart: PoissonCusum
 
@@ -219,14 +222,15 @@ class Rules:
         each = note_days * len(names)
         limits = {name: limit_above(clean[name].to_numpy(), each, name.startswith("psi:")) for name in names}
         usual = {name: float(clean[name].mean()) for name in names}
-        return cls(limits, usual, PoissonCusum.fit(missed, page_days, seed=seed))
+        lowest = -limit_above(-clean["alert_rate"].to_numpy(), each)
+        return cls(limits, lowest, usual, PoissonCusum.fit(missed, page_days, seed=seed))
 
     def check_signals(self, day: str, row: pd.Series) -> list[Alarm]:
         """Return the alarms about one day's signals."""
         found = []
         for name, limit in self.limits.items():
             value, usual = float(row[name]), self.usual[name]
-            few = name == "alert_rate" and value < usual / 2
+            few = name == "alert_rate" and value < min(usual / 2, self.lowest_alert_rate)
             if value > limit or few:
                 severity = "page" if few or self._is_large(name, value) else "note"
                 found.append(Alarm(day, name, severity, value, limit, f"{name} is {value:.4g}, usually {usual:.4g}."))
