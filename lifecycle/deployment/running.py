@@ -91,6 +91,9 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+        finally:
+            if self.process.stdin is not None:
+                self.process.stdin.close()
 
 
 @contextlib.contextmanager
