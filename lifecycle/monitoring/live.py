@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,12 +117,3 @@ def sample_customers(customers: pd.Series, share: float, seed: int) -> np.ndarra
     ids = np.sort(customers.unique())
     number = max(1, round(share * len(ids)))
     return np.sort(np.random.default_rng(seed).choice(ids, number, replace=False))
-
-
-def records_of(payments: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return payments as the records a client sends: contract fields, attributes, times in ISO 8601."""
-    names = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
-    names += [name for name in ("channel", "merchant_category") if name in payments.columns]
-    sent = payments[names].assign(event_time=payments["event_time"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-    sent = sent.astype({name: object for name in ("channel", "merchant_category") if name in sent})
-    return sent.where(sent.notna(), None).to_dict("records")

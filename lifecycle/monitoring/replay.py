@@ -16,7 +16,6 @@ import pandas as pd
 
 from lifecycle import files
 from lifecycle.errors import LifecycleError
-from lifecycle.monitoring.live import records_of
 
 BATCH = 256
 """Payments a request; a request never spans two days."""
@@ -49,7 +48,7 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
         If the service does not start.
     """
     from lifecycle import features
-    from lifecycle.deployment import running
+    from lifecycle.deployment import messages, running
 
     store = features.open_store(package / "online", on_demand=False)
     rows = []
@@ -57,7 +56,7 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
         for day, chunk in payments.groupby(payments["event_time"].dt.floor("D")):
             entities = {key: chunk[key].unique() for key in ("customer_id", "terminal_id")}
             features.materialize(store, day.date(), source=live, entities=entities)
-            lines = [json.dumps(record) + "\n" for record in records_of(chunk)]
+            lines = [json.dumps(record) + "\n" for record in messages.as_records(chunk)]
             for start in range(0, len(lines), batch):
                 sent = lines[start : start + batch]
                 began = time.perf_counter()
