@@ -80,7 +80,7 @@ RULE = (
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "logistic_regression": {"C": 0.1, "max_iter": 300},
-    "random_forest": {"n_estimators": 60, "min_samples_leaf": 5, "max_features": "sqrt"},
+    "random_forest": {"n_estimators": 60, "min_samples_leaf": 5, "max_features": "sqrt", "max_samples": 0.5},
     "gradient_boosting": {
         "learning_rate": 0.1,
         "max_iter": 100,
