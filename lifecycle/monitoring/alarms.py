@@ -35,7 +35,7 @@ class Alarm:
         return asdict(self)
 
 
-def limit_above(clean: np.ndarray, days_between: float, logarithmic: bool = False) -> float:
+def limit_above(clean: np.ndarray, days_between: float, distance: bool = False) -> float:
     """Return the limit that a signal of clean days exceeds once in `days_between` days.
 
     Parameters
@@ -44,8 +44,9 @@ def limit_above(clean: np.ndarray, days_between: float, logarithmic: bool = Fals
         The signal on the clean days, shape (days,). Missing values are left out.
     days_between
         Days between two false alarms that one accepts, for this signal.
-    logarithmic
-        Work with logarithms: for a distance, which is never negative and has a long right tail.
+    distance
+        The signal is a distance: never negative, with a long right tail. Its cube root is nearly normal
+        (Wilson and Hilferty, 1931), so the limit is found for that.
 
     Returns
     -------
@@ -68,8 +69,8 @@ def limit_above(clean: np.ndarray, days_between: float, logarithmic: bool = Fals
     clean = clean[np.isfinite(clean)]
     if clean.size < 7:
         raise LifecycleError(f"{clean.size} clean days are too few to calibrate an alarm; give at least 7.")
-    if logarithmic:
-        return float(np.exp(limit_above(np.log(np.maximum(clean, 1e-9)), days_between)))
+    if distance:
+        return limit_above(np.cbrt(clean), days_between) ** 3
     z = NormalDist().inv_cdf(1 - 1 / max(days_between, 2))
     return float(max(clean.mean() + z * clean.std(ddof=1), clean.max()))
 

@@ -41,7 +41,7 @@ class Bank:
     received
         All payments as first received, with ``corrected``.
     payments
-        Payments since `train_from` as corrected, with features and the champion's scores.
+        Payments as corrected, with features and the champion's scores.
     scored
         Payments since `train_until` as the champion decided them at the time: score, flagged.
     labels
@@ -150,25 +150,23 @@ def _begin_replay(
 def _score(
     settings: Any, inputs: Mapping[str, Path], received: pd.DataFrame, labels: pd.DataFrame, snapshots: Path
 ) -> Bank:
-    """Score every payment since the training began, with corrected history and as the champion saw it."""
+    """Score the payments, with corrected history and as the champion saw them.
+
+    They reach back as far as the first retraining may look, or to the end of the champion's training.
+    """
     schema = features.load_schema(inputs["features"])
     names = features.feature_names(schema)
     model = training.load_model(inputs["deployment"] / "model", threads=1)
     corrected = pd.read_parquet(inputs["collection"] / "transactions.parquet", columns=["amount"])
-    events = received.assign(amount=corrected["amount"].to_numpy())
-    events = events[events["event_time"] >= contracts.midnight(settings.train_from)].reset_index(drop=True)
+    since = contracts.midnight(settings.deploy_at) - _learned_days(settings)
+    seen = received["event_time"] >= min(since, contracts.midnight(settings.train_until))
+    events = received.assign(amount=corrected["amount"].to_numpy())[seen].reset_index(drop=True)
+    seen = received[seen].reset_index(drop=True)
     frame = features.assemble(features.open_store(inputs["features"]), events)
     matrix = frame[names].to_numpy("float32")
     frame = frame[["transaction_id", "event_time", "customer_id", "amount"]]
     score = model.predict(matrix)
-    seen = received[received["event_time"] >= contracts.midnight(settings.train_from)].reset_index(drop=True)
-    at_the_time = score.copy()
-    right_again = live.correction_midnight(received)
-    if right_again is not None:
-        since = received.loc[received["corrected"], "event_time"].min().floor("D")
-        window = seen["event_time"].between(since, right_again + DAY, inclusive="left").to_numpy()
-        then = features.assemble(features.open_store(snapshots), seen[window].drop(columns="corrected"))
-        at_the_time[window] = model.predict(then[names].to_numpy("float32"))
+    at_the_time = _rescored(model, names, seen, score, snapshots)
     scored = seen.assign(score=at_the_time, flagged=at_the_time >= model.threshold)
     scored = scored[scored["event_time"] >= contracts.midnight(settings.train_until)].reset_index(drop=True)
     start = contracts.midnight(settings.deploy_at)
@@ -183,6 +181,19 @@ def _score(
         clean=pd.date_range(contracts.midnight(settings.test_from), start - DAY),
         days=pd.date_range(start, received["event_time"].max().floor("D")),
     )
+
+
+def _rescored(model: Any, names: list[str], seen: pd.DataFrame, score: np.ndarray, snapshots: Path) -> np.ndarray:
+    """Return the scores as the champion gave them: those of the days with wrong records are computed anew."""
+    right_again = live.correction_midnight(seen)
+    if right_again is None:
+        return score
+    since = seen.loc[seen["corrected"], "event_time"].min().floor("D")
+    window = seen["event_time"].between(since, right_again + DAY, inclusive="left").to_numpy()
+    then = features.assemble(features.open_store(snapshots), seen[window].drop(columns="corrected"))
+    score = score.copy()
+    score[window] = model.predict(then[names].to_numpy("float32"))
+    return score
 
 
 def _baseline(bank: Bank, sample: np.ndarray, out: Path) -> tuple[Baseline, pd.DataFrame]:
@@ -241,7 +252,7 @@ def _retrain(settings: Any, inputs: Mapping[str, Path], bank: Bank, paged: list[
     attempts, schema = [], features.load_schema(inputs["features"])
     for moment in _moments(trigger, paged, matured_until):
         wrong = _still_wrong(bank, moment)
-        start = moment - pd.Timedelta(settings.test_from - settings.train_from)
+        start = moment - _learned_days(settings)
         attempt = retraining.retrain(bank.payments, bank.labels, moment, start, in_use, fit, settings, wrong)
         attempts.append(attempt.facts)
         if attempt.model is not None:
@@ -252,6 +263,11 @@ def _retrain(settings: Any, inputs: Mapping[str, Path], bank: Bank, paged: list[
     after = _compare_after(settings, bank, in_use, pd.Timestamp(promoted[0]), matured_until, out) if promoted else None
     result = {"trigger": trigger, "attempts": attempts, "promoted_at": next(iter(promoted), None), "after": after}
     files.write_json(result, out / "retraining.json")
+
+
+def _learned_days(settings: Any) -> pd.Timedelta:
+    """Return how long before its labels were read the champion's training began."""
+    return pd.Timedelta(settings.test_from - settings.train_from)
 
 
 def _moments(trigger: str | None, paged: list[Alarm], until: pd.Timestamp) -> list[pd.Timestamp]:
