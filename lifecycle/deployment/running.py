@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lifecycle.errors import LifecycleError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass
@@ -201,6 +202,8 @@ class LoadResult:
 
     def percentile(self, q: float) -> float:
         """Return the q-th percentile of the latency, in milliseconds."""
+        import numpy as np
+
         return float(np.percentile(self.latencies, q) * 1000)
 
     def summary(self) -> dict[str, float]:
@@ -234,8 +237,12 @@ def load(
     Raises
     ------
     LifecycleError
-        If the client process fails, as when the service goes away.
+        If there is nothing to send, or the client process fails, as when the service goes away.
     """
+    import numpy as np  # here, because the client process has no need of it
+
+    if not bodies:
+        raise LifecycleError("There are no requests to send: give at least one body.")
     work = {
         "host": running.host,
         "port": running.port,
