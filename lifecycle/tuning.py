@@ -42,7 +42,7 @@ from lifecycle.training.metrics import average_precision
 
 NAME = "tuned_gradient_boosting"
 
-SEARCH_ROWS = 30_000
+SEARCH_ROWS = 15_000
 """Most honest payments a trial is fitted on: enough to rank settings, a fraction of the time."""
 
 FINAL_ROWS = 60_000
@@ -61,9 +61,9 @@ def suggest(trial: Any) -> dict[str, Any]:
         An `optuna.Trial`, or anything with its ``suggest_float`` and ``suggest_int``.
     """
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
-        "max_iter": trial.suggest_int("max_iter", 50, 200, step=25),
-        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 48, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),
+        "max_iter": trial.suggest_int("max_iter", 40, 120, step=20),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 32, log=True),
         "min_samples_leaf": trial.suggest_int("min_samples_leaf", 10, 300, log=True),
         "l2_regularization": trial.suggest_float("l2_regularization", 0.1, 100.0, log=True),
         "max_features": trial.suggest_float("max_features", 0.2, 1.0),
