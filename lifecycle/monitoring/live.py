@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lifecycle import features, files
 
@@ -94,9 +96,18 @@ def write_live_features(
         seen = set(known.loc[known["event_time"] >= wrong_from, "transaction_id"])
         rows = then["recent"][then["recent"]["transaction_id"].isin(seen)]
         recent = pd.concat([recent[~recent["transaction_id"].isin(seen)], rows[recent.columns]], ignore_index=True)
-    for name, table in {**daily, "recent": recent}.items():
-        files.write_parquet(table, out / f"{name}.parquet")
+    files.write_parquet(recent, out / "recent.parquet")
+    for name, table in daily.items():
+        _write_by_day(table, out / f"{name}.parquet")
     return out
+
+
+def _write_by_day(daily: pd.DataFrame, path: Path) -> None:
+    """Write snapshots, one row group a day: the replay reads one midnight at a time."""
+    schema = pa.Schema.from_pandas(daily, preserve_index=False)
+    with pq.ParquetWriter(path, schema) as writer:
+        for _, snapshot in daily.groupby("event_timestamp"):
+            writer.write_table(pa.Table.from_pandas(snapshot, schema, preserve_index=False))
 
 
 def _replace(daily: pd.DataFrame, then: pd.DataFrame, midnights: pd.DatetimeIndex) -> pd.DataFrame:
