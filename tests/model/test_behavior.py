@@ -1,4 +1,4 @@
-"""What a fraud model must do whatever its score: hold still for what should not matter, and move the right way otherwise.
+"""What a fraud model must do whatever its score: hold still for what should not matter, and move the right way else.
 
 The models are small, but made by the code of the training stage, and loaded from ONNX as the service loads them.
 """
