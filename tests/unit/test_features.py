@@ -172,7 +172,7 @@ def test_a_fraud_counts_from_the_midnight_by_which_it_is_known():
     assert known.to_dict() == {3: 0, 4: 1, 5: 1, 6: 2, 7: 2}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 10**6), cut=st.integers(5, 25))
 def test_what_happens_later_changes_no_earlier_feature(seed, cut):
     frame, labels, *_ = random_bank(seed=seed, customers=8, terminals=8, days=30, payments=400)
@@ -380,6 +380,23 @@ def test_a_late_payment_takes_its_place_in_time():
         "pair_count_30d": 3,
         "terminal_count_1h": 3,
     }
+
+
+def test_seeding_knows_whether_yesterdays_places_were_new():
+    start, hour = pd.Timestamp("2025-08-01", tz="UTC"), pd.Timedelta(hours=1)
+    times = [start, start + 716 * hour, start + 725 * hour, start + 726 * hour]
+    rows = [
+        payment(1, "00:00", customer=customer) | {"event_time": time}
+        for customer, time in zip((1, 1, 2, 1), times, strict=True)
+    ]
+    frame = payments(*rows)
+    recent = features.Recent()
+    recent.seed(frame.head(3))
+    last = windows.payment_columns(frame.tail(1))
+    ours = recent.observe(*(last[name].tolist() for name in ("customer_id", "terminal_id", "micros", "units")))[0]
+    theirs = features.history_features(frame, reports())["recent"].iloc[-1]
+    assert theirs["customer_new_places_24h"] == 0, "the second payment was at a place known for 716 hours"
+    assert ours.tolist() == theirs[list(windows.RECENT)].tolist()
 
 
 def test_old_payments_are_forgotten():
