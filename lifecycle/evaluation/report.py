@@ -142,9 +142,10 @@ def _money(report: Mapping[str, Any], fraud: np.ndarray, amount: np.ndarray, sco
     bill, used, best = report["money"], report["settings"], report["hindsight"]
     score = scores[report["champion"]["name"]]
     prices = type("Prices", (), {key: used[key] for key in ("chargeback_fee", "review_cost", "friction_cost")})
-    _, saved = economics.savings_curve(fraud, amount, score, prices)
-    alerts = np.arange(len(saved)) / max(len(saved) - 1, 1)
-    cut = np.unique(np.linspace(0, max(int(0.05 * len(saved)), 1), 200).astype(int))
+    thresholds, saved = economics.savings_curve(fraud, amount, score, prices)
+    alerts = 1 - np.searchsorted(np.sort(score), thresholds) / len(score)  # share of payments at or above it
+    most = max(np.searchsorted(alerts, 4 * bill["alerts"] / len(score)), 2)
+    cut = np.unique(np.linspace(0, min(most, len(saved) - 1), 200).astype(int))
     rows = [
         ["without a model", f"{bill['cost_without']:,.0f}"],
         ["with this model", f"{bill['cost_with']:,.0f}"],
@@ -233,7 +234,7 @@ def _distrust(report: Mapping[str, Any]) -> str:
     points = [
         f"Labels are what was known on {test['labels_as_of']}: a fraud that nobody had reported counts as honest.",
         "The prices of a miss and of an alert are assumptions; change them in the settings and run again.",
-        "Three weeks say nothing about a season or about a kind of fraud that did not occur in them.",
+        "The test period says nothing about another season, or about a kind of fraud that did not occur in it.",
     ]
     if unknown:
         points.insert(1, f"{unknown:,} payments have no known label yet; they got scores and are in no metric.")
