@@ -182,16 +182,16 @@ class Rules:
     """The limits of all signals, and what makes a page of a note.
 
     A signal above its limit is a note. It is a page only if the move is also large by a standard that
-    does not depend on how calm the clean days were: PSI of a major shift, twice (or half) the usual
-    alerts, one record in twenty unknown to the model. Missed fraud above the limit of its chart is
+    does not depend on how calm the clean days were: PSI of a major shift, twice (or half) as many
+    customers with an alert, one record in twenty unknown to the model. Missed fraud above the limit of its chart is
     always a page: it is money.
 
     Attributes
     ----------
     limits
         Upper limit of each signal.
-    lowest_alert_rate
-        Lower limit of the alert rate: a model that has gone quiet is broken too.
+    lowest_alerts
+        Lower limit of the share of customers with an alert: a model that has gone quiet is broken too.
     usual
         Mean of each signal on clean days.
     chart
@@ -199,7 +199,7 @@ class Rules:
     """
 
     limits: dict[str, float]
-    lowest_alert_rate: float
+    lowest_alerts: float
     usual: dict[str, float]
     chart: PoissonCusum
 
@@ -219,11 +219,11 @@ class Rules:
         seed
             Of the chart's simulation.
         """
-        names = [name for name in clean.columns if name.startswith(("psi:", "unknown:")) or name == "alert_rate"]
+        names = [name for name in clean.columns if name.startswith(("psi:", "unknown:")) or name == "alerted_customers"]
         each = note_days * len(names)
         limits = {name: limit_above(clean[name].to_numpy(), each, name.startswith("psi:")) for name in names}
         usual = {name: float(clean[name].mean()) for name in names}
-        lowest = -limit_above(-clean["alert_rate"].to_numpy(), each)
+        lowest = -limit_above(-clean["alerted_customers"].to_numpy(), each)
         return cls(limits, lowest, usual, PoissonCusum.fit(missed, page_days, seed=seed))
 
     def check_signals(self, day: str, row: pd.Series) -> list[Alarm]:
@@ -231,7 +231,7 @@ class Rules:
         found = []
         for name, limit in self.limits.items():
             value, usual = float(row[name]), self.usual[name]
-            few = name == "alert_rate" and value < min(usual / 2, self.lowest_alert_rate)
+            few = name == "alerted_customers" and value < min(usual / 2, self.lowest_alerts)
             if value > limit or few:
                 severity = "page" if few or self._is_large(name, value) else "note"
                 found.append(Alarm(day, name, severity, value, limit, f"{name} is {value:.4g}, usually {usual:.4g}."))

@@ -104,7 +104,7 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
             files.write_parquet(bank.scored, out / "scored.parquet")
             reference, clean = _baseline(bank, sample, out)
             rules, charts = _calibrate(settings, bank, reference.signals, clean)
-            files.write_parquet(charts.reset_index(), out / "charts.parquet")
+            files.write_parquet(charts.rename_axis("day").reset_index(), out / "charts.parquet")
             paged = [a for day in bank.days for a in rules.check_chart(f"{day:%Y-%m-%d}", charts.loc[day])]
             _retrain(settings, inputs, bank, paged, out)
             requests = replay.finish(process, Path(scratch) / "requests.parquet")

@@ -22,7 +22,7 @@ class SignalReference:
     Parameters
     ----------
     clean
-        Payments with amount, hour, score, flagged, and channel and merchant_category if known.
+        Payments with customer_id, amount, hour, score, flagged, and channel and merchant_category if known.
     vocabularies
         The values of each attribute that the model knows; all others count as unknown to it.
     """
@@ -45,7 +45,10 @@ class SignalReference:
         return pd.concat(rows, ignore_index=True)
 
     def signals(self, chunk: pd.DataFrame, distances: pd.DataFrame) -> dict[str, float]:
-        """Return the signals of a chunk: psi of each feature, unknown shares, alert rate.
+        """Return the signals of a chunk: psi of each feature, unknown shares, alert rates.
+
+        There are two alert rates, by payments and by customers. A single stolen card brings a dozen alerts in an
+        hour, so the rule looks at the second: the share of the day's customers with an alert.
 
         An empty chunk has no signals: all are NaN.
         """
@@ -53,6 +56,9 @@ class SignalReference:
         for name, words in self._vocabularies.items():
             made[f"unknown:{name}"] = 1 - chunk[name].isin(words).mean()
         made["alert_rate"] = chunk["flagged"].mean()
+        made["alerted_customers"] = chunk.loc[chunk["flagged"], "customer_id"].nunique() / max(
+            chunk["customer_id"].nunique(), 1
+        )
         return made if len(chunk) else dict.fromkeys(made, float("nan"))
 
 

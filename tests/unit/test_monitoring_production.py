@@ -102,6 +102,7 @@ def payments(rows, seed, since="2025-10-01", days=35):
         {
             "transaction_id": np.arange(rows) + seed * 1_000_000,
             "event_time": pd.Series(times).astype(contracts.UTC),
+            "customer_id": generator.integers(0, 1000, rows),
             "terminal_id": generator.integers(0, 500, rows),
             "amount": generator.lognormal(3, 1, rows),
             "channel": generator.choice(["pos", "online"], rows, p=[0.7, 0.3]),
@@ -156,7 +157,14 @@ def test_lost_categories_and_a_silent_model_are_pages(ruled):
     chunk.loc[: len(chunk) // 4, "merchant_category"] = None
     chunk["flagged"] = False
     pages = {alarm.signal for alarm in alarms_of(ruled, chunk) if alarm.severity == "page"}
-    assert {"unknown:merchant_category", "alert_rate"} <= pages
+    assert {"unknown:merchant_category", "alerted_customers"} <= pages
+
+
+def test_one_stolen_card_with_many_alerts_is_no_alarm(ruled):
+    chunk = payments(1500, seed=8, since="2025-11-05", days=1)
+    burst = chunk.index < 60
+    chunk = chunk.assign(flagged=chunk["flagged"] | burst, customer_id=chunk["customer_id"].where(~burst, 1_000_001))
+    assert "alerted_customers" not in {alarm.signal for alarm in alarms_of(ruled, chunk)}
 
 
 def test_a_day_without_payments_has_no_signals_and_no_alarm(ruled):
