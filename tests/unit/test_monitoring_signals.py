@@ -116,8 +116,8 @@ def test_chart_finds_a_jump_within_days_and_stays_calm_before():
 
 def test_chart_expects_more_reports_when_there_are_more_payments():
     chart = PoissonCusum.fit(pd.DataFrame({"a": [3, 2, 4, 3, 3, 2, 4] * 4}), days_between=365)
-    counts = pd.DataFrame({"a": [5] * 30})
-    busy = pd.DataFrame({"a": [5 / 3] * 30})
+    counts = pd.DataFrame({"a": [8] * 30})
+    busy = pd.DataFrame({"a": [8 / 3] * 30})
     assert (chart.run(counts) > chart.limit)["a"].any()
     assert not (chart.run(counts, busy) > chart.limit)["a"].any()
 
