@@ -8,9 +8,11 @@ because reading a registry runs the source text of its on-demand views.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import shutil
+import sys
 import tempfile
 import warnings
 import weakref
@@ -61,6 +63,19 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
         yield
+
+
+def _prepare_import() -> None:
+    """Let Feast be imported quickly after an error was shown in a notebook.
+
+    IPython's traceback leaves whole syntax trees hanging on the context nodes that Python's `ast` shares
+    between all trees. typeguard, which Feast imports, copies such nodes deeply, trees and all: the import
+    would take minutes. The shared nodes have no attributes of their own, so what hangs there can go.
+    """
+    if "feast" not in sys.modules:
+        for node in ast.walk(ast.parse("read = read\ndel read")):
+            if isinstance(node, ast.expr_context):
+                vars(node).clear()
 
 
 def definitions(schema: Mapping[str, Any], folder: str = "", on_demand: bool = True) -> list[Any]:
@@ -136,6 +151,7 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
 
 def write_definitions(folder: Path, schema: Mapping[str, Any]) -> None:
     """Write `feature_store.yaml` and `registry.db` into a feature folder, with relative paths only."""
+    _prepare_import()
     from feast import FeatureStore
 
     (folder / "feature_store.yaml").write_text(_YAML.format(project=PROJECT))
@@ -176,6 +192,7 @@ def open_store(folder: Path | str, on_demand: bool = True) -> FeatureStore:
         If the folder has no valid `schema.json`.
     """
     schema = load_schema(folder)
+    _prepare_import()
     from feast import FeatureStore
 
     folder = Path(folder).resolve()
