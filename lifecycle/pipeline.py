@@ -14,6 +14,8 @@ folder to fill. The folder gets its final name only when the stage has succeeded
 from __future__ import annotations
 
 import ast
+import ctypes
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from filelock import FileLock
 
 from lifecycle import files
@@ -64,7 +67,10 @@ STAGES = {
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
         Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
         Stage(
-            "tuning", "lifecycle.tuning", ("preprocessing", "features", "training"), _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY
+            "tuning",
+            "lifecycle.tuning",
+            ("preprocessing", "features", "training"),
+            _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage(
             "evaluation",
@@ -234,6 +240,7 @@ class Pipeline:
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            _give_back_memory()
 
 
 def artifact(name: str, settings: Settings | None = None) -> Artifact:
@@ -274,6 +281,16 @@ def _clear_abandoned(root: Path, prefix: str) -> None:
     """Remove what an interrupted process left. The caller holds the lock, so nobody is writing it."""
     for left in root.glob(f"{prefix}*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system: allocators keep it, and a notebook may build ten stages in a row."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,10 @@ from measure import NOTEBOOKS, run_notebook
 LIMIT_SECONDS = 1200
 """For a whole notebook, the building of the world and of every stage before it included."""
 
-LIMIT_MB = 3000
+LIMIT_MB = 6000
+"""For a notebook that builds every stage in its own kernel, with the service and the replay it starts. With its
+artifacts there, a notebook stays under 3,000 MB: `make benchmark ONLY=notebooks.warm` says so.
+"""
 
 
 @pytest.mark.notebooks
