@@ -6,7 +6,7 @@ BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 SKY, PURPLE, YELLOW, BLACK, GRAY = "#56b4e9", "#cc79a7", "#f0e442", "#000000", "#7f7f7f"
 
 PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK)
-"""The colors of Okabe and Ito (2008), in the order in which lines get them; yellow is left out: it is faint on white."""
+"""The colors of Okabe and Ito (2008), in the order in which lines get them; yellow is too faint on white."""
 
 _STYLE = {
     "figure.figsize": (6.6, 3.7),
