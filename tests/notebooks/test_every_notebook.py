@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from measure import NOTEBOOKS, run_notebook
 
-LIMIT_SECONDS = 1200
+LIMIT_SECONDS = 2400
 """For a whole notebook, the building of the world and of every stage before it included."""
 
 LIMIT_MB = 6000
