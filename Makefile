@@ -31,6 +31,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $(STAMP)
 
 book: $(STAMP)
+	$(BIN)/python book/execute.py
 	$(BIN)/jupyter-book build . -W -n --keep-going
 
 test: $(STAMP)
