@@ -219,11 +219,11 @@ def count_before(payments: pd.DataFrame, events: pd.DataFrame, by: str, when: st
     >>> [count_before(payments, frauds, "terminal_id", when, 7).tolist() for when in ("event_time", "known_at")]
     [[0.0, 1.0], [0.0, 0.0]]
     """
+    if not len(events):
+        return np.zeros(len(payments), "float32")
     both = pd.concat([payments[by], events[by]], ignore_index=True)
     codes = pd.factorize(both)[0].astype("int64")
     at, happened = (_micros(values) for values in (payments["event_time"], events[when]))
-    if not len(events):
-        return np.zeros(len(payments), "float32")
     first = min(at.min(), happened.min())
     window = days * 86_400_000_000
     # One number a pair of entity and time, far enough apart that a window never reaches the next entity.
