@@ -27,7 +27,7 @@ from lifecycle.features.store import (
     snapshot,
     write_definitions,
 )
-from lifecycle.features.windows import history_features, write_history
+from lifecycle.features.windows import ATTRIBUTES, history_features, write_history
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -67,7 +67,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """
     source = inputs["preprocessing"]
     no_rows = pq.read_schema(source / "transactions.parquet").empty_table().to_pandas()
-    home, places = (_has(source / f"{name}.parquet", columns) for name, columns in execution.ATTRIBUTES.values())
+    home, places = (_has(source / f"{name}.parquet", columns) for name, columns in ATTRIBUTES.values())
     schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places)
     files.write_json(schema, out / "schema.json")
     execution.write_tables(source, out)
