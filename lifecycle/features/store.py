@@ -291,12 +291,13 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
 def _copy_snapshots(folder: Path, target: Path, times: pd.Series, ttl: timedelta) -> None:
     """Copy the snapshots that events of these times can meet, from a TTL before the first event to the last one."""
     import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
 
     since, until = times.min() - ttl, times.max()
     for view in VIEWS:
         moment = ds.field("event_timestamp")
         rows = ds.dataset(folder / f"{view}.parquet").to_table(filter=(moment >= since) & (moment <= until))
-        files.write_parquet(rows, target / f"{view}.parquet")
+        pq.write_table(rows, target / f"{view}.parquet", compression="none")
 
 
 def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
