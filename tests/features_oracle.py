@@ -70,6 +70,15 @@ def rolling_recent(transactions):
     return transactions[["transaction_id"]].merge(out, on="transaction_id")
 
 
+def write_tables(source, out):
+    """Write the tables of the product, from the same files to files of the same names."""
+    names = ("transactions", "labels", "customers", "terminals")
+    transactions, labels, *_ = (pd.read_parquet(source / f"{name}.parquet") for name in names)
+    for key in ("customer_id", "terminal_id"):
+        rolling_daily(transactions, labels, key).to_parquet(out / f"{key.removesuffix('_id')}_daily.parquet")
+    rolling_recent(transactions).to_parquet(out / "recent.parquet")
+
+
 def random_bank(seed=0, customers=60, terminals=80, days=45, payments=6_000, strings=False, attributes=True):
     """Random payments with a label history; times are whole minutes, so that ties happen."""
     random = np.random.default_rng(seed)

@@ -89,13 +89,16 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._over.wait(0.5):
-            self._peak = max(self._peak, sum(map(_resident, self._family())))
+            self._peak = max(self._peak, family_memory(self._process.pid))
 
-    def _family(self) -> list[psutil.Process]:
-        try:
-            return [self._process, *self._process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+
+def family_memory(pid: int) -> int:
+    """Return the bytes that a process and every process it started hold; 0 when it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return sum(map(_resident, [process, *process.children(recursive=True)]))
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def _resident(process: psutil.Process) -> int:
