@@ -93,16 +93,75 @@ class Recent:
         return values
 
     def seed(self, transactions: pd.DataFrame) -> None:
-        """Remember past payments; those of the last 31 days of the table can matter.
+        """Remember past payments, as if each had been observed; those of the last 31 days of the table can matter.
 
         Thirty days, and one more: whether yesterday's payments were at new places depends on the 30 days before them.
+
+        Raises
+        ------
+        LifecycleError
+            If payments were remembered before: history comes first.
+
+        Examples
+        --------
+        >>> times = pd.Series(pd.to_datetime(["2025-11-02 10:00", "2025-11-02 10:20"], utc=True))
+        >>> recent = Recent()
+        >>> recent.seed(pd.DataFrame({"customer_id": 7, "terminal_id": 1, "event_time": times, "amount": [5.0, 9.0]}))
+        >>> recent.observe([7], [1], [int(times[1].timestamp()) * 1_000_000 + 1], [10_000])[0, :2].tolist()
+        [2.0, 14.0]
         """
+        if self._customers:
+            raise LifecycleError("Recent activity can be seeded only before the first payment; use `observe` now.")
         micros = to_micros(transactions["event_time"])
         last = np.flatnonzero(micros >= micros.max(initial=0) - MEMORY - DAY)
         last = last[np.argsort(micros[last], kind="stable")]
-        rows = transactions.iloc[last]
-        customers, terminals = rows["customer_id"].tolist(), rows["terminal_id"].tolist()
-        self.observe(customers, terminals, micros[last].tolist(), to_units(rows["amount"]).tolist())
+        rows, times = transactions.iloc[last], micros[last]
+        customer, terminal = (Groups(rows[key]) for key in ("customer_id", "terminal_id"))
+        new = _is_new(customer.code, terminal.code, times)
+        columns = (times, to_units(rows["amount"]), terminal.ids, new)
+        self._customers = customer.split(times, MEMORY, columns)
+        self._terminals = {key: parts[0] for key, parts in terminal.split(times, DAY, (times,)).items()}
+
+
+class Groups:
+    """Rows by the id they belong to, for rows in the order of time."""
+
+    def __init__(self, ids: pd.Series) -> None:
+        self.code, keys = pd.factorize(ids)
+        self.keys = keys.tolist()
+        self.ids = np.empty(len(ids), dtype=object)
+        self.ids[:] = ids.tolist()
+
+    def split(self, times: np.ndarray, memory: int, columns: tuple[np.ndarray, ...]) -> dict[Any, tuple[list, ...]]:
+        """Return, for each id, its part of each column as a list, without what is older than its memory."""
+        newest = np.zeros(len(self.keys), dtype="int64")
+        np.maximum.at(newest, self.code, times)
+        kept = np.flatnonzero(times >= newest[self.code] - memory)
+        order = kept[np.argsort(self.code[kept], kind="stable")]
+        ends = np.cumsum(np.bincount(self.code[kept], minlength=len(self.keys))).tolist()
+        lists = [column[order].tolist() for column in columns]
+        starts = [0, *ends[:-1]]
+        return {
+            key: tuple(values[start:end] for values in lists)
+            for key, start, end in zip(self.keys, starts, ends, strict=True)
+        }
+
+
+def _is_new(customer: np.ndarray, terminal: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return whether each payment is the customer's first at the terminal in 30 days; payments of one instant agree."""
+    order = np.lexsort((times, terminal, customer))
+    who, where, when = customer[order], terminal[order], times[order]
+    same_pair = np.zeros(len(order), dtype=bool)
+    same_pair[1:] = (who[1:] == who[:-1]) & (where[1:] == where[:-1])
+    same_instant = same_pair.copy()
+    same_instant[1:] &= when[1:] == when[:-1]
+    # The first payment of each instant decides; the others of that instant follow it.
+    gap = np.full(len(order), MEMORY + 1)
+    gap[1:] = np.where(same_pair[1:], when[1:] - when[:-1], MEMORY + 1)
+    first = np.maximum.accumulate(np.where(same_instant, 0, np.arange(len(order))))
+    new = np.empty(len(order), dtype=bool)
+    new[order] = (gap > MEMORY)[first]
+    return new
 
 
 def _forget(before: int, times: list[int], *others: list[Any]) -> None:

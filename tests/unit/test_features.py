@@ -399,6 +399,27 @@ def test_seeding_knows_whether_yesterdays_places_were_new():
     assert ours.tolist() == theirs[list(windows.RECENT)].tolist()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), strings=st.booleans(), days=st.sampled_from([1, 20, 45]))
+def test_seeding_leaves_the_state_that_observing_each_payment_would(seed, strings, days):
+    frame = random_bank(seed, customers=5, terminals=6, days=days, payments=500, strings=strings)[0]
+    frame = frame.sample(frac=1, random_state=seed)
+    seeded, observed = features.Recent(), features.Recent()
+    seeded.seed(frame)
+    last = windows.payment_columns(frame).sort_values("micros", kind="stable")
+    last = last[last["micros"] >= last["micros"].max() - 31 * windows.DAY]
+    observed.observe(*(last[name].tolist() for name in ("customer_id", "terminal_id", "micros", "units")))
+    assert seeded._customers == observed._customers
+    assert seeded._terminals == observed._terminals
+
+
+def test_seeding_comes_before_the_first_payment():
+    recent = features.Recent()
+    recent.observe([1], [1], [0], [10_000])
+    with pytest.raises(LifecycleError, match="seeded only before"):
+        recent.seed(payments(payment(1, "09:00")))
+
+
 def test_old_payments_are_forgotten():
     recent = features.Recent()
     for hour in range(24 * 40):
