@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from lifecycle import contracts, files
+from lifecycle import files
 from lifecycle.errors import LifecycleError
+from lifecycle.features import execution
 from lifecycle.features.online import OnlineFeatures, Recent
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import feature_names, load_schema, make_schema
-from lifecycle.features.store import assemble, export_online, materialize, open_store, snapshot, write_definitions
+from lifecycle.features.store import (
+    CHUNK,
+    assemble,
+    export_online,
+    materialize,
+    open_store,
+    snapshot,
+    write_definitions,
+)
 from lifecycle.features.windows import history_features, write_history
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 __all__ = [
     "OnlineFeatures",
@@ -31,6 +46,7 @@ __all__ = [
     "open_store",
     "request_features",
     "snapshot",
+    "write_history",
 ]
 
 
@@ -50,48 +66,50 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         If a period holds no payments.
     """
     source = inputs["preprocessing"]
-    transactions = pd.read_parquet(source / "transactions.parquet")
-    labels = pd.read_parquet(source / "labels.parquet")
-    customers, terminals = (_optional(source / f"{name}.parquet") for name in ("customers", "terminals"))
-    home = customers is not None and {"home_x", "home_y"} <= set(customers.columns)
-    places = terminals is not None and {"x", "y"} <= set(terminals.columns)
-    schema = make_schema(transactions, files.read_json(source / "encoding.json"), home, places)
+    no_rows = pq.read_schema(source / "transactions.parquet").empty_table().to_pandas()
+    home, places = (_has(source / f"{name}.parquet", columns) for name, columns in execution.ATTRIBUTES.values())
+    schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places)
     files.write_json(schema, out / "schema.json")
-    write_history(out, transactions, labels, customers, terminals)
+    execution.write_tables(source, out)
     write_definitions(out, schema)
     shutil.copyfile(source / "labels.parquet", out / "labels.parquet")
 
     store = open_store(out)
-    wanted = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount", *schema["categories"]]
     for name, since, until, known_by in (
         ("training_set", settings.train_from, settings.train_until, settings.test_from),
         ("test_set", settings.test_from, settings.test_until, settings.deploy_at),
     ):
-        events = _period(transactions[wanted], since, until, name)
-        known = contracts.labels_as_of(labels, contracts.midnight(known_by))
-        frame = _label(assemble(store, events), known)
-        if name == "training_set":
-            frame = frame[frame["is_fraud"].notna()].astype({"is_fraud": "int8"})
-        files.write_parquet(frame, out / f"{name}.parquet")
+        _write_set(store, source, out / f"{name}.parquet", (since, until, known_by))
 
 
-def _optional(path: Path) -> pd.DataFrame | None:
-    return pd.read_parquet(path) if path.exists() else None
+def _has(path: Path, columns: Mapping[str, str]) -> bool:
+    return path.exists() and set(columns) <= set(pq.read_schema(path).names)
 
 
-def _period(transactions: pd.DataFrame, since: object, until: object, name: str) -> pd.DataFrame:
-    times = transactions["event_time"]
-    rows = transactions[(times >= contracts.midnight(since)) & (times < contracts.midnight(until))]
-    if rows.empty:
-        raise LifecycleError(
-            f"The {name.replace('_', ' ')} period {since} to {until} has no payments: the data covers "
-            f"{times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}; choose dates within it."
-        )
-    return rows.sort_values(["event_time", "transaction_id"])
+def _write_set(store: FeatureStore, source: Path, path: Path, period: tuple[object, object, object]) -> None:
+    """Join the features to the payments of a period, some days at a time, with the label known by its third day."""
+    name, (since, until, _) = path.stem, period
+    columns = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
+    columns += list(load_schema(path.parent)["categories"])
+    with tempfile.TemporaryDirectory(prefix=".events-", dir=path.parent) as scratch, execution.Appending(path) as file:
+        events = Path(scratch) / "events.parquet"
+        days = execution.write_events(source, path.parent / "recent.parquet", events, columns, *period)
+        if days.empty:
+            first, last = execution.first_and_last(source / "transactions.parquet")
+            raise LifecycleError(
+                f"The {name.replace('_', ' ')} period {since} to {until} has no payments: the data covers "
+                f"{first:%Y-%m-%d} to {last:%Y-%m-%d}; choose dates within it."
+            )
+        for frame in _by_days(events, days):
+            features = assemble(store, frame)
+            features.insert(5, "is_fraud", frame["is_fraud"].astype("Int8").array)
+            if name == "training_set":
+                features = features[features["is_fraud"].notna()].astype({"is_fraud": "int8"})
+            file.append(pa.Table.from_pandas(features, preserve_index=False))
 
 
-def _label(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """Put the labels that were known beside the contract columns, missing where there is none."""
-    label = frame["transaction_id"].map(known.set_index("transaction_id")["is_fraud"])
-    frame.insert(5, "is_fraud", label.astype("Int8"))
-    return frame
+def _by_days(path: Path, days: pd.Series) -> Iterator[pd.DataFrame]:
+    """Read some days of events at a time."""
+    for since, until in execution.day_ranges(days, CHUNK):
+        low, high = (pd.Timestamp(day, unit="D", tz="UTC") for day in (since, until))
+        yield pd.read_parquet(path, filters=[("event_time", ">=", low), ("event_time", "<", high)])

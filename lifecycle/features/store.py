@@ -238,19 +238,25 @@ def assemble(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
         raise LifecycleError("There are no events to join features to; check the dates.")
     recent = _recent_of(store, events)
     names = feature_names(schema)
-    parts = []
+    matrix = np.empty((len(names), len(events)), dtype="float32")
+    # In the order of time, a chunk meets few midnights, and the join reads no others.
+    order = np.argsort(events["event_time"].to_numpy("datetime64[us]"), kind="stable")
     for start in range(0, len(events), CHUNK):
-        rows = slice(start, start + CHUNK)
-        joined = _join(store, events.iloc[rows], list(schema["categories"]))
-        columns = {name: recent[name].to_numpy()[rows] if name in RECENT else joined[name].to_numpy() for name in names}
-        parts.append(pd.DataFrame({name: values.astype("float32") for name, values in columns.items()}))
-    features = pd.concat(parts, ignore_index=True)
+        rows = order[start : start + CHUNK]
+        joined = _join(store, events.iloc[rows], schema)
+        for position, name in enumerate(names):
+            source = recent[name].to_numpy()[rows] if name in RECENT else joined[name].to_numpy()
+            matrix[position, rows] = source
+    features = pd.DataFrame(dict(zip(names, matrix, strict=True)), copy=False)
     return pd.concat([events[_CONTRACT].reset_index(drop=True), features.drop(columns="amount")], axis=1)
 
 
-def _join(store: FeatureStore, events: pd.DataFrame, texts: list[str]) -> pd.DataFrame:
+def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) -> pd.DataFrame:
     """Ask Feast for the daily and request-time features of some events, in the order of the events."""
     import ibis
+    from feast import FeatureStore
+
+    texts = list(schema["categories"])
 
     # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
     # the clocks change, unless the session's clock is UTC.
@@ -267,9 +273,24 @@ def _join(store: FeatureStore, events: pd.DataFrame, texts: list[str]) -> pd.Dat
             **{name: events[name].astype(object).where(events[name].notna(), None).to_numpy() for name in texts},
         }
     )
-    with _quiet():
-        joined = store.get_historical_features(asked, store.get_feature_service(SERVICE)).to_df()
+    with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _quiet():
+        # Feast compares an event with every row of its entity, a whole history; only those of these days can match.
+        _copy_snapshots(Path(store.config.repo_path), Path(scratch), times, timedelta(days=schema["ttl_days"]))
+        part = FeatureStore(config=_config(Path(scratch), Path(scratch) / "registry.db", Path(scratch) / ONLINE))
+        part.apply(definitions(schema, f"{Path(scratch).as_posix()}/"))
+        joined = part.get_historical_features(asked, part.get_feature_service(SERVICE)).to_df()
     return joined.sort_values("event_row", ignore_index=True)
+
+
+def _copy_snapshots(folder: Path, target: Path, times: pd.Series, ttl: timedelta) -> None:
+    """Copy the snapshots that events of these times can meet, from a TTL before the first event to the last one."""
+    import pyarrow.dataset as ds
+
+    since, until = times.min() - ttl, times.max()
+    for view in VIEWS:
+        moment = ds.field("event_timestamp")
+        rows = ds.dataset(folder / f"{view}.parquet").to_table(filter=(moment >= since) & (moment <= until))
+        files.write_parquet(rows, target / f"{view}.parquet")
 
 
 def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
