@@ -37,12 +37,13 @@ def rolling_daily(transactions, labels, key, lengths=(1, 7, 30)):
     return out.add_prefix(key.removesuffix("_id") + "_").reset_index()
 
 
-def rolling_recent(transactions):
+def rolling_recent(transactions, terminals=None):
     """Recent activity strictly before each payment, one row a payment, in the order of `transactions`."""
     rows = transactions.sort_values(["event_time", "transaction_id"]).set_index("event_time")
     out = pd.DataFrame({"transaction_id": rows["transaction_id"].to_numpy()})
     rows["row"] = np.arange(len(rows))
     rows["one"] = 1.0
+    rows["moved"], out["customer_speed_kmh"] = moves(rows.reset_index(), terminals)
     rows["pair"] = rows.groupby(["customer_id", "terminal_id"]).ngroup()
     for key, what, length, function, name in (
         ("customer_id", "one", "1h", "sum", "customer_count_1h"),
@@ -53,6 +54,9 @@ def rolling_recent(transactions):
         ("pair", "one", "30D", "sum", "pair_count_30d"),
         ("customer_id", "new", "24h", "sum", "customer_new_places_24h"),
         ("terminal_id", "one", "1h", "sum", "terminal_count_1h"),
+        ("customer_id", "one", "10min", "sum", "customer_count_10m"),
+        ("customer_id", "amount", "1h", "max", "customer_amount_max_1h"),
+        ("customer_id", "moved", "24h", "sum", "customer_km_24h"),
     ):
         if what == "new":
             rows["new"] = (out["pair_count_30d"] == 0).to_numpy("float64")
@@ -60,6 +64,8 @@ def rolling_recent(transactions):
         order = np.concatenate(list(grouped["row"].apply(np.asarray)))
         rolled = grouped[what].rolling(length, closed="left", min_periods=0).agg(function).to_numpy()
         out.loc[order, name] = rolled
+    out["customer_amount_max_1h"] = out["customer_amount_max_1h"].fillna(0)
+    out["customer_km_24h"] += rows["moved"].to_numpy()
     times = pd.Series(rows.index, index=rows["row"].to_numpy())
     customer = rows["customer_id"].to_numpy()
     distinct = pd.DataFrame({"customer": customer, "time": times.to_numpy()}).drop_duplicates()
@@ -73,10 +79,35 @@ def rolling_recent(transactions):
 def write_tables(source, out):
     """Write the tables of the product, from the same files to files of the same names."""
     names = ("transactions", "labels", "customers", "terminals")
-    transactions, labels, *_ = (pd.read_parquet(source / f"{name}.parquet") for name in names)
+    transactions, labels, _, terminals = (pd.read_parquet(source / f"{name}.parquet") for name in names)
     for key in ("customer_id", "terminal_id"):
         rolling_daily(transactions, labels, key).to_parquet(out / f"{key.removesuffix('_id')}_daily.parquet")
-    rolling_recent(transactions).to_parquet(out / "recent.parquet")
+    rolling_recent(transactions, terminals).to_parquet(out / "recent.parquet")
+
+
+def moves(rows, terminals):
+    """Kilometers from the customer's place before, in whole meters, and the speed; 0 without a place."""
+    if terminals is None:
+        return np.zeros(len(rows)), np.zeros(len(rows))
+    if "channel" in terminals:
+        terminals = terminals[terminals["channel"] != "online"]
+    places = terminals.set_index("terminal_id")[["x", "y"]].dropna().mul(1000).round()
+    placed = rows.reset_index(names="position").join(places, on="terminal_id", how="inner")
+    instants = placed.groupby(["customer_id", "event_time"], as_index=False)[["x", "y"]].max()
+    instants["before"] = instants["event_time"]
+    shifted = instants.groupby("customer_id")[["x", "y", "before"]].shift()
+    earlier = instants[["customer_id", "event_time"]].join(shifted.rename(columns={"x": "x0", "y": "y0"}))
+    placed = placed.merge(earlier, on=["customer_id", "event_time"])
+    lasted = (placed["event_time"] - placed["before"]).dt.total_seconds()
+    meters = np.hypot(placed["x"] - placed["x0"], placed["y"] - placed["y0"]).round().where(lasted <= 30 * 86_400, 0)
+    moved, speed = np.zeros(len(rows)), np.zeros(len(rows))
+    moved[placed["position"]] = meters / 1000
+    speed[placed["position"]] = (meters / 1000 / (lasted.clip(lower=60) / 3600)).fillna(0)
+    return moved, speed
+
+
+WORDS = ("taxi", "kitchen", "petrol", "grocer", "shoes", "rail", "games", "audio", "bistro", "home")
+CITIES = ("vale", "oakhaven", "elmsford", "jorvale", "dunmarch", "brenwick")
 
 
 def random_bank(seed=0, customers=60, terminals=80, days=45, payments=6_000, strings=False, attributes=True):
@@ -98,6 +129,11 @@ def random_bank(seed=0, customers=60, terminals=80, days=45, payments=6_000, str
     if attributes:
         frame["channel"] = pd.Categorical(random.choice(["online", "pos", "unknown"], payments))
         frame["merchant_category"] = pd.Categorical(random.choice(["fuel", "grocery", "unknown"], payments))
+        words, cities = random.choice(WORDS, payments), random.choice(CITIES, payments)
+        parts = zip(words, frame["terminal_id"] % 7, cities, strict=True)
+        text = pd.Series([f"{word.upper()} {number} {city}" for word, number, city in parts])
+        frame["merchant_text"] = text.where(random.random(payments) < 0.95, "").astype("category")
+        places["channel"] = random.choice(["online", "pos"], terminals, p=[0.2, 0.8])
     if strings:
         for table in (frame, home, places):
             for key in {"transaction_id", "customer_id", "terminal_id"} & set(table.columns):

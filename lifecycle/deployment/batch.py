@@ -114,8 +114,8 @@ def feature_table(package: Package, payments: pd.DataFrame, labels: pd.DataFrame
         # not make the history of daily snapshots longer.
         older = older.assign(event_time=first_day - BEFORE_HISTORY).astype({"event_time": contracts.UTC})
     schema = files.read_json(package.folder / "feature_schema.json")
-    payments = payments.assign(**{name: None for name in schema["categories"] if name not in payments})
-    columns = [*CONTRACT, *schema["categories"]]
+    payments = payments.assign(**{name: None for name in features.attribute_columns(schema) if name not in payments})
+    columns = [*CONTRACT, *features.attribute_columns(schema)]
     known = pd.concat([older[list(CONTRACT)], past[list(CONTRACT)]], ignore_index=True)
     known = known[~known["transaction_id"].isin(payments["transaction_id"])]
     everything = pd.concat([known, payments[list(CONTRACT)]], ignore_index=True)

@@ -23,6 +23,7 @@ CONTENT_TYPES = (JSON, JSON_LINES, CSV)
 
 CONTRACT = ("transaction_id", "event_time", "customer_id", "terminal_id", "amount")
 IDS = ("transaction_id", "customer_id", "terminal_id")
+ATTRIBUTES = ("channel", "merchant_category", "merchant_text")
 LARGEST_AMOUNT = 1e12
 YEARS = range(1970, 2200)
 
@@ -48,12 +49,10 @@ class RecordFormat:
     """
 
     ids: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(IDS, "integer"))
-    attributes: Mapping[str, str] = field(
-        default_factory=lambda: dict.fromkeys(("channel", "merchant_category", "merchant_text"), "text")
-    )
+    attributes: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ATTRIBUTES, "text"))
 
 
-def as_records(payments: Any, attributes: Sequence[str] = ("channel", "merchant_category")) -> list[dict[str, Any]]:
+def as_records(payments: Any, attributes: Sequence[str] = ATTRIBUTES) -> list[dict[str, Any]]:
     """Return the rows of a table of payments as records that a client could send as JSON.
 
     Parameters

@@ -20,6 +20,10 @@ BATCH_DAYS = 7
 HISTORY = pd.Timedelta(days=31)
 
 
+PLACE_COLUMNS = ("customer_id", "home_x", "home_y", "terminal_id", "x", "y", "channel")
+"""What a package keeps of the customers and the terminals: where they are, and which are on the web."""
+
+
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Package the champion and score the first week of production; see `lifecycle.deployment.build`."""
     tables = batch.read_tables(inputs["preprocessing"])
@@ -76,12 +80,12 @@ def package(
     for name in ("customers", "terminals"):
         known = tables.get(name)
         if known is not None:
-            kept = [column for column in known.columns if column in (f"{name[:-1]}_id", "home_x", "home_y", "x", "y")]
+            kept = [column for column in known.columns if column in PLACE_COLUMNS]
             files.write_parquet(known[kept], online / "history" / f"{name}.parquet")
     older = _older(payments, labels, contracts.midnight(day))
     files.write_parquet(older, online / "history" / "older.parquet")
     kinds = {name: "integer" if pd.api.types.is_integer_dtype(payments[name]) else "text" for name in IDS}
-    write_manifest(folder, kinds, dict.fromkeys(schema["categories"], "text"), first_day=str(day))
+    write_manifest(folder, kinds, dict.fromkeys(features.attribute_columns(schema), "text"), first_day=str(day))
 
 
 def _older(payments: pd.DataFrame, labels: pd.DataFrame, midnight: pd.Timestamp) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
 from lifecycle.features.online import OnlineFeatures, Recent
 from lifecycle.features.request import request_features
-from lifecycle.features.schema import feature_names, load_schema, make_schema
+from lifecycle.features.schema import attribute_columns, feature_names, load_schema, make_schema
 from lifecycle.features.store import (
     CHUNK,
     assemble,
@@ -27,6 +27,7 @@ from lifecycle.features.store import (
     snapshot,
     write_definitions,
 )
+from lifecycle.features.text import fit_texts
 from lifecycle.features.windows import ATTRIBUTES, history_features, write_history
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "OnlineFeatures",
     "Recent",
     "assemble",
+    "attribute_columns",
     "build",
     "export_online",
     "feature_names",
@@ -68,7 +70,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     source = inputs["preprocessing"]
     no_rows = pq.read_schema(source / "transactions.parquet").empty_table().to_pandas()
     home, places = (_has(source / f"{name}.parquet", columns) for name, columns in ATTRIBUTES.values())
-    schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places)
+    texts = fit_texts(source / "transactions.parquet", settings.train_from, settings.train_until)
+    schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places, texts)
     files.write_json(schema, out / "schema.json")
     execution.write_tables(source, out)
     write_definitions(out, schema)
@@ -90,7 +93,7 @@ def _write_set(store: FeatureStore, source: Path, path: Path, period: tuple[obje
     """Join the features to the payments of a period, some days at a time, with the label known by its third day."""
     name, (since, until, _) = path.stem, period
     columns = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
-    columns += list(load_schema(path.parent)["categories"])
+    columns += attribute_columns(load_schema(path.parent))
     with tempfile.TemporaryDirectory(prefix=".events-", dir=path.parent) as scratch, execution.Appending(path) as file:
         events = Path(scratch) / "events.parquet"
         days = execution.write_events(source, path.parent / "recent.parquet", events, columns, *period)

@@ -194,7 +194,7 @@ class _Tables:
         """Write the recent activity: the windows over a terminal in buckets of terminals, all others of customers."""
         order = ("micros", "transaction_id")
         if not any(numbers[-1] for numbers in self._buckets.values()):
-            self._write(recent_windows(self._payments).order_by(*order).drop("micros"), path)
+            self._write(recent_windows(self._payments, self._places()).order_by(*order).drop("micros"), path)
             return
         parts: dict[str, list[Path]] = {}
         for key in ATTRIBUTES:
@@ -202,7 +202,7 @@ class _Tables:
             own = [name for name in RECENT if (key == "terminal_id") == name.startswith("terminal_")]
             for number, payments, _ in self._each(key):
                 part = self._parts / f"recent-{key}-{number}.parquet"
-                self._write(recent_windows(payments).select(*order, *own).order_by(*order), part)
+                self._write(recent_windows(payments, self._places()).select(*order, *own).order_by(*order), part)
                 parts[key].append(part)
         customer, terminal = (_parquet(*parts[key]) for key in ATTRIBUTES)
         columns = ", ".join(["transaction_id", *RECENT])
@@ -218,6 +218,12 @@ class _Tables:
 
         self._merge(read, self._per_day, path)
         _remove(part for own in parts.values() for part in own)
+
+    def _places(self) -> ibis.Table:
+        """Return where the terminals are; a customer may have paid at any of them."""
+        import ibis
+
+        return ibis.memtable(self._entities["terminal_id"])
 
     def _write(self, table: ibis.Table, path: Path) -> None:
         self._backend.to_parquet(table, path, compression="zstd")

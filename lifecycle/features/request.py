@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from lifecycle.errors import LifecycleError
-from lifecycle.features.windows import DAY, HOUR, to_micros
+from lifecycle.features.text import text_names, vectorize
+from lifecycle.features.windows import DAY, HOUR, WEB, to_micros
 
 CLOCK = ("hour", "weekday", "is_weekend", "is_night")
 RATIOS = ("amount_to_mean_30d", "amount_to_max_30d", "amount_to_terminal_mean_30d")
@@ -21,14 +22,13 @@ COORDINATES = ("home_x_km", "home_y_km", "terminal_x_km", "terminal_y_km")
 INPUTS = ("customer_amount_mean_30d", "customer_amount_max_30d", "terminal_amount_mean_30d")
 """Daily features that request-time features are made of."""
 
-WEB = "online"
-"""The channel of payments without a place."""
-
 NIGHT_ENDS = 6
 """Hours before this one, in UTC, count as night."""
 
 
-def request_names(categories: Mapping[str, Sequence[str]], coordinates: bool) -> list[str]:
+def request_names(
+    categories: Mapping[str, Sequence[str]], coordinates: bool, texts: Mapping[str, Any] | None = None
+) -> list[str]:
     """Return the names of the request-time features, in their order.
 
     Examples
@@ -37,7 +37,8 @@ def request_names(categories: Mapping[str, Sequence[str]], coordinates: bool) ->
     ['amount_to_terminal_mean_30d', 'distance_from_home', 'channel_code']
     """
     distance = ["distance_from_home"] if coordinates else []
-    return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *(f"{name}_code" for name in categories)]
+    codes = [f"{name}_code" for name in categories]
+    return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *codes, *text_names(texts or {})]
 
 
 def encode(values: Any, vocabulary: Sequence[str]) -> np.ndarray:
@@ -55,7 +56,9 @@ def encode(values: Any, vocabulary: Sequence[str]) -> np.ndarray:
 
 
 def request_features(
-    columns: Mapping[str, Any], categories: Mapping[str, Sequence[str]] | None = None
+    columns: Mapping[str, Any],
+    categories: Mapping[str, Sequence[str]] | None = None,
+    texts: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute the features that need the payment itself.
 
@@ -64,9 +67,11 @@ def request_features(
     columns
         Arrays of one length: `amount`, `event_micros` (int64, microseconds since 1970 UTC),
         `customer_amount_mean_30d`, `customer_amount_max_30d`, `terminal_amount_mean_30d`; the four
-        coordinates in km if known; and the text columns named in `categories`.
+        coordinates in km if known; and the columns named in `categories` and `texts`.
     categories
-        The vocabulary of each text column, as fitted by preprocessing.
+        The vocabulary of each category column, as fitted by preprocessing.
+    texts
+        The weights of each text column, as fitted by `text.fit_texts`.
 
     Returns
     -------
@@ -105,10 +110,14 @@ def request_features(
         features["distance_from_home"] = distance
     for name, vocabulary in (categories or {}).items():
         features[f"{name}_code"] = encode(columns[name], vocabulary)
+    for name, fitted in (texts or {}).items():
+        features |= dict(zip(text_names({name: fitted}), vectorize(columns[name], fitted).T, strict=True))
     return features
 
 
-def request_frame(frame: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def request_frame(
+    frame: pd.DataFrame, categories: Mapping[str, Sequence[str]], texts: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Compute `request_features` for a frame with the column `event_time`, as Feast's on-demand view does.
 
     Raises
@@ -122,4 +131,5 @@ def request_frame(frame: pd.DataFrame, categories: Mapping[str, Sequence[str]]) 
     # Feast hands request data over in UTC, without a zone in the online path.
     times = pd.Series(pd.to_datetime(frame["event_time"], utc=True), name="event_time")
     columns = {name: frame[name] for name in frame.columns if name != "event_time"}
-    return pd.DataFrame(request_features({**columns, "event_micros": to_micros(times)}, categories), index=frame.index)
+    features = request_features({**columns, "event_micros": to_micros(times)}, categories, texts)
+    return pd.DataFrame(features, index=frame.index)

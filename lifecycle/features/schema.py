@@ -13,14 +13,18 @@ import pandas as pd
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.features.request import COORDINATES, request_names
-from lifecycle.features.windows import CUSTOMER_DAILY, RECENT, TERMINAL_DAILY
+from lifecycle.features.windows import CUSTOMER_DAILY, RECENT, TERMINAL_DAILY, TRAVEL
 
 VIEWS = {"customer_daily": ("customer_id", "customer"), "terminal_daily": ("terminal_id", "terminal")}
 """Daily view -> its entity column and the prefix of its features."""
 
 
 def make_schema(
-    transactions: pd.DataFrame, categories: Mapping[str, Sequence[str]], home: bool, places: bool
+    transactions: pd.DataFrame,
+    categories: Mapping[str, Sequence[str]],
+    home: bool,
+    places: bool,
+    texts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe the features that can be made of these transactions.
 
@@ -32,11 +36,13 @@ def make_schema(
         Vocabularies of optional text attributes; those the transactions lack are left out.
     home, places
         Whether the coordinates of customers and of terminals are known.
+    texts
+        Fitted weights of text columns (`text.fit_texts`).
 
     Returns
     -------
     dict
-        `features` (name, dtype, view; in the order of the model's input), `categories`, `entities`
+        `features` (name, dtype, view; in the order of the model's input), `categories`, `texts`, `entities`
         (id column -> int64 or string), `fields` (all columns of the daily views), `ttl_days`, `sha256`
         over all of it.
     """
@@ -44,8 +50,8 @@ def make_schema(
     views = {
         "customer_daily": CUSTOMER_DAILY,
         "terminal_daily": TERMINAL_DAILY,
-        "recent": RECENT,
-        "request": request_names(kept, home and places),
+        "recent": [name for name in RECENT if places or name not in TRAVEL],
+        "request": request_names(kept, home and places, texts),
     }
     coordinates = {
         "customer_daily": COORDINATES[:2] if home else (),
@@ -56,6 +62,7 @@ def make_schema(
             {"name": name, "dtype": "float32", "view": view} for view, names in views.items() for name in names
         ],
         "categories": kept,
+        "texts": dict(texts or {}),
         "entities": {
             key: "int64" if pd.api.types.is_integer_dtype(transactions[key]) else "string" for key, _ in VIEWS.values()
         },
@@ -76,6 +83,17 @@ def feature_names(schema: Mapping[str, Any]) -> list[str]:
     ['amount']
     """
     return [feature["name"] for feature in schema["features"]]
+
+
+def attribute_columns(schema: Mapping[str, Any]) -> list[str]:
+    """Return the optional columns of a payment that the features are made of: categories, then texts.
+
+    Examples
+    --------
+    >>> attribute_columns({"categories": {"channel": ["pos"]}, "texts": {"merchant_text": {}}})
+    ['channel', 'merchant_text']
+    """
+    return [*schema["categories"], *schema["texts"]]
 
 
 def load_schema(folder: Path | str) -> dict[str, Any]:

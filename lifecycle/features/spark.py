@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lifecycle.features.windows import ATTRIBUTES, DAY, UNITS, history_tables, snapshot_days
+from lifecycle.features.windows import ATTRIBUTES, DAY, UNITS, WEB, history_tables, snapshot_days
 
 if TYPE_CHECKING:
     import ibis
@@ -107,5 +107,7 @@ def _entities(key: str, columns: dict[str, str], known: list[str], path: str) ->
     ids = f"SELECT {key} FROM payments UNION SELECT {key} FROM parquet.`{path}`"
     if not set(columns) <= set(known):
         return ids
-    kept = ", ".join(f"CAST({column} AS DOUBLE) AS {name}" for column, name in columns.items())
+    # The address of a shop on the web is not a place where anybody pays.
+    place = f"CASE WHEN channel = '{WEB}' THEN NULL ELSE {{}} END" if "channel" in known else "{}"
+    kept = ", ".join(f"CAST({place.format(column)} AS DOUBLE) AS {name}" for column, name in columns.items())
     return f"SELECT * FROM ({ids}) LEFT JOIN (SELECT {key}, {kept} FROM parquet.`{path}`) USING ({key})"

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from lifecycle import contracts, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features.request import COORDINATES, INPUTS, request_frame
-from lifecycle.features.schema import VIEWS, feature_names, load_schema
-from lifecycle.features.windows import RECENT, plain_ids, quiet_utc
+from lifecycle.features.schema import VIEWS, attribute_columns, feature_names, load_schema
+from lifecycle.features.windows import RECENT, plain_ids, quiet_utc, to_meters
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -41,7 +42,7 @@ HISTORY = timedelta(days=31)
 CHUNK = 250_000
 """Events a point-in-time join takes at a time, to bound its memory."""
 
-ONLINE = "online_store.db"
+ONLINE, PLACES = "online_store.db", "places.parquet"
 _CONTRACT = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
 
 STORES = Path(__file__).parent / "stores"
@@ -116,6 +117,7 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
     from feast.types import Float64, String, UnixTimestamp
 
     categories = {name: list(words) for name, words in schema["categories"].items()}
+    texts = dict(schema["texts"])
     needed = {*INPUTS, *COORDINATES}
     inputs = [view[[f.name for f in view.features if f.name in needed]] for view in views]
     source = RequestSource(
@@ -123,18 +125,18 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
         schema=[
             Field(name="amount", dtype=Float64),
             Field(name="event_time", dtype=UnixTimestamp),
-            *(Field(name=name, dtype=String) for name in categories),
+            *(Field(name=name, dtype=String) for name in attribute_columns(schema)),
         ],
     )
 
     def request(frame):
-        return request_frame(frame, categories)
+        return request_frame(frame, categories, texts)
 
     # Feast keeps the text of the function, and runs that text when it reads a registry.
     text = (
         "def request(frame):\n"
         "    from lifecycle.features.request import request_frame\n\n"
-        f"    return request_frame(frame, {categories!r})\n"
+        f"    return request_frame(frame, {categories!r}, {texts!r})\n"
     )
     names = [f["name"] for f in schema["features"] if f["view"] == "request" and f["name"] != "amount"]
     return OnDemandFeatureView(
@@ -236,7 +238,7 @@ def assemble(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
         If a column is missing, or the recent activity of an event is not known.
     """
     schema = load_schema(store.config.repo_path)
-    needed = [*_CONTRACT, *schema["categories"]]
+    needed = [*_CONTRACT, *attribute_columns(schema)]
     missing = [name for name in needed if name not in events.columns]
     if missing:
         raise LifecycleError(f"The events lack the column {missing[0]!r}; the features need {', '.join(needed)}.")
@@ -262,7 +264,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
     import ibis
     from feast import FeatureStore
 
-    texts = list(schema["categories"])
+    texts = attribute_columns(schema)
 
     # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
     # the clocks change, unless the session's clock is UTC.
@@ -385,8 +387,8 @@ def export_online(
         A features artifact.
     target
         The folder to make: `schema.json`, `feature_store.yaml`, `registry.db`, `online_store.db` (the
-        snapshots of the midnight that begins `day`) and `history/` with what was known by then of the
-        last 31 days (`transactions.parquet`, `labels.parquet`).
+        snapshots of the midnight that begins `day`), `places.parquet` (where the terminals are) and
+        `history/` with what was known by then of the last 31 days (`transactions.parquet`, `labels.parquet`).
     day
         The first day the service answers.
     """
@@ -396,7 +398,43 @@ def export_online(
         shutil.copyfile(Path(folder) / name, target / name)
     (target / ONLINE).touch()
     materialize(open_store(target, on_demand=False), day, source=folder)
+    files.write_parquet(_places(folder, day), target / PLACES)
     past = transactions["event_time"].between(midnight - HISTORY, midnight, inclusive="left")
     known = labels["known_at"].between(midnight - HISTORY, midnight)
     files.write_parquet(transactions[past], target / "history" / "transactions.parquet")
     files.write_parquet(labels[known], target / "history" / "labels.parquet")
+
+
+def read_places(folder: Path | str) -> dict[Any, tuple[int, int]]:
+    """Return where the terminals of a feature folder are: id -> whole meters, without those that have no place.
+
+    Raises
+    ------
+    LifecycleError
+        If the folder was made by an older `export_online`.
+    """
+    folder = Path(folder)
+    if (folder / PLACES).exists():
+        table = pd.read_parquet(folder / PLACES)
+    elif (folder / "terminal_daily.parquet").exists():
+        table = _places(folder)
+    else:
+        raise LifecycleError(f"{folder} has no file {PLACES}; export the online store again.")
+    if len(table.columns) < 3:
+        return {}
+    ids, east, north = (table[column] for column in table.columns)
+    x, y = to_meters(east), to_meters(north)
+    known = ~(np.isnan(x) | np.isnan(y))
+    pairs = zip(x[known].astype("int64").tolist(), y[known].astype("int64").tolist(), strict=True)
+    return dict(zip(ids[known].tolist(), pairs, strict=True))
+
+
+def _places(folder: Path | str, day: object | None = None) -> pd.DataFrame:
+    """Return the terminals and their coordinates in km, if known, as of a midnight; by default the last one."""
+    path = Path(folder) / "terminal_daily.parquet"
+    groups = pq.ParquetFile(path).metadata
+    names = pq.read_schema(path).names
+    position = names.index("event_timestamp")
+    last = max(groups.row_group(k).column(position).statistics.max for k in range(groups.num_row_groups))
+    rows = snapshot(folder, "terminal_daily", last if day is None else day)
+    return rows[["terminal_id", *(name for name in COORDINATES[2:] if name in names)]].reset_index(drop=True)

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     import ibis
 
 SECOND = 1_000_000
+MINUTE = 60 * SECOND
 HOUR = 3_600 * SECOND
 DAY = 24 * HOUR
 """Lengths of time in microseconds."""
+
+WEB = "online"
+"""The channel of payments without a place."""
 
 UNITS = 10_000
 """Amounts are summed as whole ten-thousandths of the account currency."""
@@ -57,8 +61,21 @@ RECENT = (
     "pair_count_7d",
     "pair_count_30d",
     "terminal_count_1h",
+    "customer_count_10m",
+    "customer_amount_max_1h",
+    "customer_speed_kmh",
+    "customer_km_24h",
 )
 """Recent activity: of the customer, of the customer at this terminal (`pair`), of the terminal."""
+
+TRAVEL = ("customer_speed_kmh", "customer_km_24h")
+"""Recent activity that needs to know where the terminals are; 0 where nobody does."""
+
+SHORTEST_TRIP = MINUTE
+"""A speed is over at least this long, since a card machine's clock may be off by some seconds."""
+
+KMH = 3_600_000.0
+"""Meters in a microsecond, as kilometers an hour."""
 
 MEMORY = 30 * DAY
 """How far recent activity looks back at most; a longer gap since the last payment counts as this long."""
@@ -96,6 +113,17 @@ def to_units(amounts: Any) -> np.ndarray:
     [123400, 1000]
     """
     return np.rint(np.asarray(amounts, dtype="float64") * UNITS).astype("int64")
+
+
+def to_meters(kilometers: Any) -> np.ndarray:
+    """Return coordinates in km as whole meters, float64 so that an unknown one can stay NaN.
+
+    Examples
+    --------
+    >>> to_meters([1.2344, -0.0004, float("nan")]).tolist()
+    [1234.0, 0.0, nan]
+    """
+    return np.floor(np.asarray(kilometers, dtype="float64") * 1000.0 + 0.5)
 
 
 def plain_ids(ids: pd.Series) -> np.ndarray:
@@ -199,21 +227,31 @@ def _derive(sums: ibis.Table, name: str) -> ibis.Table:
     return sums.select(*kept, **{feature: values[feature] for feature in features})
 
 
-def recent_windows(payments: ibis.Table) -> ibis.Table:
+def recent_windows(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
     """Return the recent activity before each payment, one row a payment.
 
     A window of an hour is ``[t - 1 h, t)`` in whole microseconds: payments at the same instant do not
     see each other. In a database's words, ``range between 3600000000 preceding and 1 preceding``.
-    A place is new to a customer who has not paid there in the last 30 days.
+    A place is new to a customer who has not paid there in the last 30 days. What a customer has traveled
+    in 24 hours includes the way to the place of this payment.
+
+    Parameters
+    ----------
+    payments
+        A table with the columns of `payment_columns`.
+    terminals
+        The ids of terminals and, if known, where they are (`entity_table`).
     """
     import ibis
 
     def last(length: int, *keys: str) -> ibis.expr.builders.WindowBuilder:
         return ibis.range_window(group_by=list(keys), order_by="micros", preceding=(length, 1))
 
-    count, total = payments["units"].count(), payments["units"].sum()
+    payments = _with_moves(payments, terminals)
+    count, total, largest = payments["units"].count(), payments["units"].sum(), payments["units"].max()
     hour, day, pair = last(HOUR, "customer_id"), last(DAY, "customer_id"), ("customer_id", "terminal_id")
     gap = (payments["micros"] - payments["micros"].max().over(last(MEMORY, "customer_id"))).cast("float64")
+    moved = payments["moved"] + payments["moved"].sum().over(day).fill_null(0)
     values = {
         "customer_count_1h": count.over(hour),
         "customer_amount_1h": total.over(hour).fill_null(0).cast("float64") / float(UNITS),
@@ -223,11 +261,52 @@ def recent_windows(payments: ibis.Table) -> ibis.Table:
         "pair_count_7d": count.over(last(7 * DAY, *pair)),
         "pair_count_30d": count.over(last(MEMORY, *pair)),
         "terminal_count_1h": count.over(last(HOUR, "terminal_id")),
+        "customer_count_10m": count.over(last(10 * MINUTE, "customer_id")),
+        "customer_amount_max_1h": largest.over(hour).fill_null(0).cast("float64") / float(UNITS),
+        "customer_speed_kmh": payments["moved"].cast("float64") * KMH / payments["lasted"].cast("float64"),
+        "customer_km_24h": moved.cast("float64") / 1000.0,
     }
     first = payments.select("transaction_id", "customer_id", "micros", **values)
     first = first.mutate(is_new=(first["pair_count_30d"] == 0).cast("int64"))
     second = first.mutate(customer_new_places_24h=first["is_new"].sum().over(day).fill_null(0))
     return second.select("transaction_id", "micros", **{name: second[name].cast("float64") for name in RECENT})
+
+
+def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
+    """Add how far each payment is from the customer's place before it (`moved`, m), and how long that took (`lasted`).
+
+    The place before is that of the latest earlier instant within 30 days; a payment without a place, such
+    as one on the web, neither moves anybody nor counts as a place. Whole meters, so that sums are exact.
+    """
+    import ibis
+
+    if "terminal_x_km" not in terminals.columns:
+        return payments.mutate(moved=ibis.literal(0, "int64"), lasted=ibis.literal(SHORTEST_TRIP, "int64"))
+    # A NaN would be a number to a database: only real coordinates are places.
+    x, y = terminals["terminal_x_km"], terminals["terminal_y_km"]
+    known = terminals.filter(x.notnull() & y.notnull() & ~x.isnan() & ~y.isnan())
+    places = known.select(
+        "terminal_id",
+        x_m=(known["terminal_x_km"] * 1000.0 + 0.5).floor().cast("int64"),
+        y_m=(known["terminal_y_km"] * 1000.0 + 0.5).floor().cast("int64"),
+    )
+    located = payments.left_join(places, "terminal_id").drop("terminal_id_right")
+    here = located.filter(located["x_m"].notnull())
+    # Two payments at one instant are one place, the eastern and northern end of both.
+    instants = here.group_by(["customer_id", "micros"]).agg(x=here["x_m"].max(), y=here["y_m"].max())
+    order = ibis.window(group_by="customer_id", order_by="micros")
+    before = instants.select(
+        "customer_id", "micros", **{f"before_{name}": instants[name].lag().over(order) for name in ("x", "y", "micros")}
+    )
+    both = located.left_join(before, ["customer_id", "micros"]).drop("customer_id_right", "micros_right")
+    lasted = both["micros"] - both["before_micros"]
+    east, north = both["x_m"] - both["before_x"], both["y_m"] - both["before_y"]
+    meters = ((east * east + north * north).cast("float64").sqrt() + 0.5).floor().cast("int64")
+    return both.select(
+        *payments.columns,
+        moved=ibis.ifelse(lasted <= MEMORY, meters, 0).fill_null(0).cast("int64"),
+        lasted=ibis.greatest(lasted, SHORTEST_TRIP).fill_null(SHORTEST_TRIP).cast("int64"),
+    )
 
 
 def entity_table(
@@ -238,13 +317,17 @@ def entity_table(
     Parameters
     ----------
     columns
-        Source column -> name of the feature, such as ``{"x": "terminal_x_km"}``.
+        Source column -> name of the feature, such as ``{"x": "terminal_x_km"}``. A row whose `channel` is
+        the web has no place: its coordinates are those of an office.
     """
     ids = np.unique(plain_ids(transactions[key]))
     if attributes is None or not set(columns) <= set(attributes.columns):
         return pd.DataFrame({key: ids})
     own = attributes.assign(**{key: plain_ids(attributes[key])}).drop_duplicates(key, keep="last").set_index(key)
-    table = own[list(columns)].reindex(np.union1d(ids, own.index.to_numpy()))
+    located = own[list(columns)]
+    if "channel" in own.columns:
+        located = located.mask(own["channel"].astype(object) == WEB)
+    table = located.reindex(np.union1d(ids, own.index.to_numpy()))
     return table.astype("float64").rename(columns=columns).rename_axis(key).reset_index()
 
 
@@ -293,7 +376,9 @@ def history_tables(
     for key, own in entities.items():
         daily = daily_windows(payments, reports, own, days, key)
         tables[f"{key.removesuffix('_id')}_daily"] = daily.order_by("event_timestamp", key)
-    tables["recent"] = recent_windows(payments).order_by("micros", "transaction_id").drop("micros")
+    tables["recent"] = (
+        recent_windows(payments, entities["terminal_id"]).order_by("micros", "transaction_id").drop("micros")
+    )
     return tables
 
 

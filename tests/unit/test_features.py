@@ -93,7 +93,7 @@ def reports(*rows):
 def test_windows_agree_with_plain_pandas(strings):
     frame, labels, home, places = random_bank(seed=3, strings=strings)
     tables = features.history_features(frame, labels, home, places)
-    recent = rolling_recent(frame.sort_values(["event_time", "transaction_id"]))
+    recent = rolling_recent(frame.sort_values(["event_time", "transaction_id"]), places)
     assert tables["recent"]["transaction_id"].tolist() == recent["transaction_id"].tolist()
     for name in windows.RECENT:
         np.testing.assert_allclose(tables["recent"][name], recent[name], rtol=1e-9, atol=1e-9, err_msg=name)
@@ -152,6 +152,42 @@ def test_a_payment_on_the_web_has_no_distance():
     distance = features.request_features(columns | {"channel": ["pos", "online"]}, {"channel": VOCABULARY["channel"]})
     np.testing.assert_array_equal(distance["distance_from_home"], [5.0, np.nan])
     np.testing.assert_array_equal(features.request_features(columns)["distance_from_home"], [5.0, 5.0])
+
+
+def shops_at(*places):
+    """A table of terminals, numbered from 1, at coordinates in km; None for one on the web."""
+    rows = [(i + 1, *(place or (0.0, 0.0)), "pos" if place else "online") for i, place in enumerate(places)]
+    return pd.DataFrame(rows, columns=["terminal_id", "x", "y", "channel"])
+
+
+def test_impossible_travel_shows_as_speed_and_as_distance_of_the_day():
+    rows = [("09:00", 1), ("09:30", 2), ("09:40", 3), ("09:50", 1), ("09:50:01", 2)]
+    frame = payments(*(payment(2, clock, terminal=terminal) for clock, terminal in rows))
+    terminals = shops_at((0.0, 0.0), (30.0, 40.0), None)
+    recent = features.history_features(frame, reports(), terminals=terminals)["recent"]
+    assert recent["customer_km_24h"].tolist() == [0, 50, 50, 100, 150], "a payment on the web moves nobody"
+    assert recent["customer_speed_kmh"].tolist() == [0, 100, 0, 150, 3_000], "a speed is over at least a minute"
+
+
+def test_who_was_away_for_longer_than_30_days_has_not_traveled():
+    moments = ["2025-08-01 00:00", "2025-08-31 00:00", "2025-09-30 00:00:00.000001"]
+    frame = payments(
+        *(
+            payment(1, "00:00", terminal=i % 2 + 1) | {"event_time": pd.Timestamp(m, tz="UTC")}
+            for i, m in enumerate(moments)
+        )
+    )
+    recent = features.history_features(frame, reports(), terminals=shops_at((0.0, 0.0), (3.0, 4.0)))["recent"]
+    assert recent["customer_km_24h"].tolist() == [0, 5, 0]
+
+
+def test_small_payments_within_minutes_show_before_the_hour_is_over():
+    clocks = ("09:00", "09:49:59", "09:50", "09:55", "10:00")
+    amounts = (80.0, 1.0, 2.0, 1.5, 1.0)
+    frame = payments(*(payment(2, clock, amount=amount) for clock, amount in zip(clocks, amounts, strict=True)))
+    recent = features.history_features(frame, reports())["recent"]
+    assert recent["customer_count_10m"].tolist() == [0, 0, 1, 2, 2]
+    assert recent["customer_amount_max_1h"].tolist() == [0, 80, 80, 80, 80]
 
 
 def test_a_snapshot_sees_the_microsecond_before_midnight_and_not_midnight():
@@ -255,7 +291,7 @@ def test_an_entity_without_a_fresh_snapshot_has_missing_features(artifact, bank)
             payment(1, "00:00", 2, customer=10**6, terminal=1) | recent | {"event_time": last},
         ]
     ).astype({"event_time": "datetime64[us, UTC]"})
-    events = events.assign(channel="pos", merchant_category="never seen")
+    events = events.assign(channel="pos", merchant_category="never seen", merchant_text=None)
     joined = features.assemble(features.open_store(artifact), events)
     assert joined["transaction_id"].tolist() == [0, 1, 2], "the order of the events is kept"
     assert joined["customer_count_30d"].isna().tolist() == [False, True, True]
@@ -303,7 +339,8 @@ def test_strings_as_ids_and_no_optional_attributes(tmp_path):
     out = built(tmp_path, frame, labels)
     schema = features.load_schema(out)
     names = features.feature_names(schema)
-    assert not {"channel_code", "merchant_category_code", "distance_from_home"} & set(names)
+    assert not {"channel_code", "merchant_category_code", "distance_from_home", "merchant_text_1"} & set(names)
+    assert not set(windows.TRAVEL) & set(names)
     assert schema["entities"] == {"customer_id": "string", "terminal_id": "string"} and schema["categories"] == {}
     test = pd.read_parquet(out / "test_set.parquet")
     events = frame[frame["event_time"].between("2025-08-05", "2025-08-06", inclusive="left")]
@@ -334,9 +371,15 @@ def test_a_changed_schema_is_refused(artifact, tmp_path):
 
 
 def records_of(frame):
-    return frame[["event_time", "customer_id", "terminal_id", "amount", "channel", "merchant_category"]].to_dict(
-        "records"
-    )
+    names = ["event_time", "customer_id", "terminal_id", "amount", "channel", "merchant_category", "merchant_text"]
+    return frame[names].to_dict("records")
+
+
+def places_of(terminals):
+    """Return where the terminals are, as `read_places` does."""
+    shops = terminals[terminals["channel"] != "online"]
+    meters = zip(*(windows.to_meters(shops[axis]).astype(int).tolist() for axis in "xy"), strict=True)
+    return dict(zip(shops["terminal_id"].tolist(), meters, strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
@@ -353,10 +396,11 @@ def test_online_features_equal_the_offline_table_to_the_last_bit(bank, artifact,
 
 
 def test_recent_activity_replayed_equals_the_windows():
-    frame, labels, *_ = random_bank(seed=9, customers=30, terminals=12)
-    table = features.history_features(frame, labels)["recent"]
+    frame, labels, home, places = random_bank(seed=9, customers=30, terminals=12)
+    table = features.history_features(frame, labels, home, places)["recent"]
     rows = frame.sort_values(["event_time", "transaction_id"])
-    ours = features.Recent().observe(
+    assert (table["customer_km_24h"] > 0).mean() > 0.5
+    ours = features.Recent(places_of(places)).observe(
         rows["customer_id"].tolist(),
         rows["terminal_id"].tolist(),
         windows.to_micros(rows["event_time"]).tolist(),
@@ -379,6 +423,10 @@ def test_a_late_payment_takes_its_place_in_time():
         "pair_count_7d": 3,
         "pair_count_30d": 3,
         "terminal_count_1h": 3,
+        "customer_count_10m": 3,
+        "customer_amount_max_1h": 1,
+        "customer_speed_kmh": 0,
+        "customer_km_24h": 0,
     }
 
 
@@ -399,11 +447,32 @@ def test_seeding_knows_whether_yesterdays_places_were_new():
     assert ours.tolist() == theirs[list(windows.RECENT)].tolist()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), strings=st.booleans(), days=st.sampled_from([1, 20, 45]))
+def test_seeding_leaves_the_state_that_observing_each_payment_would(seed, strings, days):
+    frame, _, _, terminals = random_bank(seed, customers=5, terminals=6, days=days, payments=500, strings=strings)
+    frame = frame.sample(frac=1, random_state=seed)
+    seeded, observed = (features.Recent(places_of(terminals)) for _ in range(2))
+    seeded.seed(frame)
+    last = windows.payment_columns(frame).sort_values("micros", kind="stable")
+    last = last[last["micros"] >= last["micros"].max() - 31 * windows.DAY]
+    observed.observe(*(last[name].tolist() for name in ("customer_id", "terminal_id", "micros", "units")))
+    assert seeded._customers == observed._customers
+    assert seeded._terminals == observed._terminals
+
+
+def test_seeding_comes_before_the_first_payment():
+    recent = features.Recent()
+    recent.observe([1], [1], [0], [10_000])
+    with pytest.raises(LifecycleError, match="seeded only before"):
+        recent.seed(payments(payment(1, "09:00")))
+
+
 def test_old_payments_are_forgotten():
     recent = features.Recent()
     for hour in range(24 * 40):
         recent.observe([1], [1], [hour * windows.HOUR], [10_000])
-    assert [len(column) for column in recent._customers[1]] == [24 * 30 + 1] * 4
+    assert [len(column) for column in recent._customers[1]] == [24 * 30 + 1] * 5
     assert len(recent._terminals[1]) == 25
 
 
@@ -453,6 +522,7 @@ def test_a_bad_payment_is_refused_and_not_remembered(online_folder, bank, change
 def test_a_text_that_is_absent_or_unknown_is_coded_as_unknown(online_folder, bank):
     online = features.OnlineFeatures(online_folder)
     record = records_of(bank[0].tail(1))[0]
-    del record["channel"]
+    del record["channel"], record["merchant_text"]
     row = online.transform([record | {"merchant_category": "casino"}])[0]
     assert [row[online.names.index(name)] for name in ("channel_code", "merchant_category_code")] == [-1, -1]
+    assert row[online.names.index("merchant_text_1")] == 0

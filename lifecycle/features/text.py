@@ -1,0 +1,150 @@
+"""Numbers from a short text: hashed pieces of three letters, weighed by whole numbers that were fitted once.
+
+A descriptor such as ``card pmt umber taxi 1889 upper vale`` is reduced to its letters; each run of three
+falls into one of a fixed number of buckets, by its checksum. A feature is the mean of the buckets' weights.
+Weights are integers and part of the schema, so that the sum is exact, whatever adds it up and in whatever
+order, and so that a service needs no vocabulary and no fitted object, only data.
+
+The weights are those of a linear discriminant analysis: the directions in which the descriptors of
+different merchant categories lie farthest apart. Without categories, they are the principal components.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import contracts
+
+BUCKETS, LENGTH, COMPONENTS = 256, 3, 4
+SCALE = 1_000
+"""Weights are kept in thousandths."""
+
+MOST = 20_000
+"""Descriptors to fit on, the most frequent ones."""
+
+FEWEST = 50
+"""Descriptors below which nothing is fitted."""
+
+
+def text_names(texts: Mapping[str, Any]) -> list[str]:
+    """Return the names of the text features, in their order.
+
+    Examples
+    --------
+    >>> text_names({"merchant_text": {"buckets": 1, "length": 3, "weights": [[1, 2]]}})
+    ['merchant_text_1', 'merchant_text_2']
+    """
+    return [f"{name}_{k + 1}" for name, fitted in texts.items() for k in range(len(fitted["weights"][0]))]
+
+
+@lru_cache(maxsize=100_000)
+def pieces(text: str, buckets: int = BUCKETS, length: int = LENGTH) -> tuple[int, ...]:
+    """Return the buckets of a text's letter runs, each bucket once, in order.
+
+    Examples
+    --------
+    >>> pieces("UMBER TAXI 1889") == pieces("umber taxi 0412 ")
+    True
+    >>> len(pieces("UMBER"))
+    5
+    """
+    letters = "".join(letter if letter.isalpha() else " " for letter in text.lower())
+    plain = f" {' '.join(letters.split())} "
+    runs = (plain[start : start + length] for start in range(len(plain) - length + 1))
+    return tuple(sorted({zlib.crc32(run.encode()) % buckets for run in runs}))
+
+
+def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
+    """Return the features of some texts, float64, shape (texts, components). A missing or empty text gives zeros.
+
+    Examples
+    --------
+    >>> vectorize(["a taxi", None], {"buckets": 1, "length": 3, "weights": [[500, -20]]}).tolist()
+    [[0.5, -0.02], [0.0, 0.0]]
+    """
+    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    weights = _weights(fitted)
+    empty = np.zeros(weights.shape[1])
+    known = {}
+    for text in dict.fromkeys(values):
+        found = pieces(text, fitted["buckets"], fitted["length"]) if isinstance(text, str) else ()
+        known[text] = weights[list(found)].sum(axis=0) / (len(found) * SCALE) if found else empty
+    return np.array([known[text] for text in values]).reshape(-1, weights.shape[1])
+
+
+def _weights(fitted: Mapping[str, Any]) -> np.ndarray:
+    return np.array(fitted["weights"], dtype="int64")
+
+
+def fit_texts(path: Path, since: object, until: object, name: str = "merchant_text") -> dict[str, Any]:
+    """Fit the weights of a text column on the payments of ``[since, until)``.
+
+    Parameters
+    ----------
+    path
+        A Parquet file of transactions. Only descriptors and their categories are read, each once.
+    name
+        The text column.
+
+    Returns
+    -------
+    dict
+        Column -> ``buckets``, ``length`` and ``weights`` (integers, one row a bucket); empty where the file
+        has no such column or too few descriptors.
+    """
+    import pyarrow.parquet as pq
+
+    columns = pq.read_schema(path).names
+    if name not in columns:
+        return {}
+    texts, kinds = _descriptors(path, since, until, name, "merchant_category" in columns)
+    if len(texts) < FEWEST:
+        return {}
+    matrix = np.zeros((len(texts), BUCKETS))
+    for row, text in enumerate(texts):
+        found = list(pieces(text))
+        matrix[row, found] = 1 / max(len(found), 1)
+    weights = _directions(matrix, kinds)
+    # A direction and its opposite are equally good; the larger end is up.
+    weights *= np.where(weights.max(axis=0) < -weights.min(axis=0), -1, 1)
+    whole = np.rint(weights * SCALE).astype("int64")
+    return {name: {"buckets": BUCKETS, "length": LENGTH, "weights": whole.tolist()}}
+
+
+def _descriptors(path: Path, since: object, until: object, name: str, known: bool) -> tuple[list[str], np.ndarray]:
+    """Return the most frequent descriptors and the category that each has most often."""
+    import duckdb
+
+    kind = "CAST(merchant_category AS VARCHAR)" if known else "''"
+    low, high = (int(contracts.midnight(day).timestamp()) * 1_000_000 for day in (since, until))
+    query = (
+        f"SELECT CAST({name} AS VARCHAR) AS text, {kind} AS kind, count(*) AS n "
+        f"FROM read_parquet('{str(path).replace(chr(39), chr(39) * 2)}') "
+        f"WHERE epoch_us(event_time) >= {low} AND epoch_us(event_time) < {high} AND {name} <> '' "
+        "GROUP BY 1, 2 ORDER BY n DESC, text, kind"
+    )
+    with duckdb.connect() as database:
+        rows = database.sql(query).df()
+    rows = rows[rows["kind"].fillna("unknown") != "unknown"].drop_duplicates("text").head(MOST)
+    return rows["text"].tolist(), rows["kind"].to_numpy()
+
+
+def _directions(matrix: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the weights of the buckets, one column a component, scaled to a standard deviation of 1."""
+    if len(pd.unique(kinds)) > COMPONENTS:
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+        model = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.01, n_components=COMPONENTS)
+        weights = model.fit(matrix, kinds).scalings_[:, :COMPONENTS]
+    else:
+        from sklearn.decomposition import PCA
+
+        weights = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(matrix).components_.T.copy()
+    return weights / np.maximum((matrix @ weights).std(axis=0), 1e-12)
