@@ -146,7 +146,8 @@ def _size_row(step: str, figures: dict[str, float]) -> dict[str, Any]:
     return {
         "name": f"scale.{step}_{millions:.0f}M",
         "what": f"{step}, {figures['payments']:,.0f} payments: {figures['work']:.0f} s of processor time, "
-        f"{figures['memory']:.2f} GB of memory at most, {figures['disk']:.2f} GB left on disk, {figures['disk_peak']:.2f} GB while it ran",
+        f"{figures['memory']:.2f} GB of memory at most, {figures['disk']:.2f} GB left on disk, "
+        f"{figures['disk_peak']:.2f} GB while it ran",
         "ours": round(figures["seconds"], 2),
         "peer": None,
         "unit": "s",
