@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 
-import pytest
+from pages import skip_or_fail
 
 
 def need(*names: str) -> None:
@@ -18,9 +17,5 @@ def need(*names: str) -> None:
         Programs (``"java"``) and packages (``"pyspark"``).
     """
     missing = [name for name in names if shutil.which(name) is None and importlib.util.find_spec(name) is None]
-    if not missing:
-        return
-    reason = f"{' and '.join(missing)} not found; .ci/run and `make test` install what this test needs"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if missing:
+        skip_or_fail(f"{' and '.join(missing)} not found; .ci/run and `make test` install what this test needs")
