@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
-from lifecycle.features.online import OnlineFeatures, Recent
+from lifecycle.features.online import OnlineFeatures, Snapshots
+from lifecycle.features.recent import Recent
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import attribute_columns, feature_names, load_schema, make_schema
 from lifecycle.features.store import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OnlineFeatures",
     "Recent",
+    "Snapshots",
     "assemble",
     "attribute_columns",
     "build",
