@@ -286,7 +286,7 @@ def land(db: duckdb.DuckDBPyConnection, delivery: Delivery, lasting: bool = Fals
                 raise files.full_disk(delivery.target) from error
             reason = _unreadable(path) or str(error).splitlines()[0]
             raise LifecycleError(f"{path} cannot be read ({reason}); fetch this file from its source again.") from error
-        read = _judge(db, path, temporary)
+        read = _judge(path, temporary)
         if lasting:
             _to_disk(temporary)
     return read
@@ -323,17 +323,22 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def _judge(db: duckdb.DuckDBPyConnection, path: Path, landed: Path) -> int:
+def _judge(path: Path, landed: Path) -> int:
     """Count the records; refuse a file of which none is usable: it is not what this source delivers."""
-    read, bad, reason = db.sql(
-        f"SELECT count(*), count(reason), mode(reason) FROM read_parquet({quoted(landed)})"
-    ).fetchall()[0]
-    if bad == read >= _JUDGED_FROM:
+    metadata = pq.read_metadata(landed)
+    read = metadata.num_rows
+    column = metadata.schema.names.index("reason")
+    groups = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
+    if read >= _JUDGED_FROM and not sum(group.null_count for group in groups):
         raise ContractError(
-            f"{path}: none of its {read:,} records can be used (mostly: {reason}); a field was renamed or this is "
+            f"{path}: none of its {read:,} records can be used (mostly: {_most_frequent(landed)}); a field was renamed or this is "
             "another kind of file: ask its source to deliver it again."
         )
     return read
+
+
+def _most_frequent(landed: Path) -> str:
+    return pd.read_parquet(landed, columns=["reason"])["reason"].mode()[0]
 
 
 def _to_disk(path: Path) -> None:

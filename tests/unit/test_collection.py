@@ -19,6 +19,7 @@ from lifecycle.errors import ContractError, LifecycleError
 
 KNOBS = SimpleNamespace(label_delay_days=7)
 CHARGEBACK_HEADER = "case_id,transaction_id,reported_at,reason,amount\n"
+JOB = "2025-07-01T01:00:00.100+00:00 scheduler-1 scheduler[301]: INFO job backup started\n"
 TELEMETRY_HEADER = "terminal_id,time,temperature,temperature_unit,tamper_events,uptime_hours\n"
 
 
@@ -40,11 +41,16 @@ def payment(transaction_id: int, **changes: object) -> dict[str, object]:
 
 
 def write_sources(
-    folder: Path, days: dict[str, list], chargebacks: str = "", telemetry: str = "", chargeback_day: str = "2025-07-02"
+    folder: Path,
+    days: dict[str, list],
+    chargebacks: str = "",
+    telemetry: str = "",
+    chargeback_day: str = "2025-07-02",
+    operations: str = "",
 ) -> Path:
     """Write a bank of two customers and two terminals; a line is a record, or text as it is."""
     sources = folder / "world" / "sources"
-    for name in ("authorizations", "telemetry", "chargebacks"):
+    for name in ("authorizations", "telemetry", "chargebacks", "operations"):
         (sources / name).mkdir(parents=True)
     with closing(sqlite3.connect(sources / "bank.sqlite")) as bank:
         bank.execute("CREATE TABLE customers (customer_id INTEGER, home_x, home_y, birth_date, region, opened_on)")
@@ -59,6 +65,7 @@ def write_sources(
         (sources / "authorizations" / f"{day}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (sources / "chargebacks" / f"{chargeback_day}.csv").write_text(CHARGEBACK_HEADER + chargebacks)
     (sources / "telemetry" / "2025-07-01.csv.gz").write_bytes(gzip.compress((TELEMETRY_HEADER + telemetry).encode()))
+    (sources / "operations" / "2025-07-01.log").write_text(JOB + operations)
     (sources / "holidays.csv").write_text("date,name,region\n2025-12-25,Christmas,all\n")
     return folder / "world"
 
