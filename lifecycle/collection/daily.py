@@ -139,7 +139,9 @@ def _collect(sources: Path, folder: Path, wanted: object, asked: list[date]) -> 
                 rows.append({"source": source, "day": day, "outcome": outcome, "read": 0})
                 if outcome != "unchanged":
                     todo.append((rows[-1], delivery))
-            rows += [{"source": source, "day": day, "outcome": "missing", "read": 0} for day in asked if day not in found]
+            rows += [
+                {"source": source, "day": day, "outcome": "missing", "read": 0} for day in asked if day not in found
+            ]
         counts = land_deliveries([delivery for _, delivery in todo], landed, lasting=True)
         for (row, _), read in zip(todo, counts, strict=True):
             row["read"] = read

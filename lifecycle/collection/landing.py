@@ -36,9 +36,7 @@ _AUTHORIZATION = (
     '"channel":"VARCHAR","category":"VARCHAR","text":"VARCHAR","revision":"INTEGER"}'
 )
 # 2025-11-17T00:00:00.391+00:00 gw-1 deploy[369]: INFO release gateway 4.52.0
-_LOG_LINE = (
-    r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)? (\S+) ([\w-]+)\[\d+\]: (DEBUG|INFO|WARN|ERROR) (.+)$"
-)
+_LOG_LINE = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)? (\S+) ([\w-]+)\[\d+\]: (DEBUG|INFO|WARN|ERROR) (.+)$"
 
 BANK = {
     "customers": pa.schema(
@@ -245,7 +243,9 @@ def land_all(sources: Path, landed: Path) -> None:
 
 def land_deliveries(wanted: list[Delivery], landed: Path, lasting: bool = False) -> list[int]:
     """Land some deliveries, several at a time, each on one thread of its own, and return how many records each has."""
-    workers = max(1, min(os.cpu_count() or 1, 4, len(wanted)))
+    if not wanted:
+        return []
+    workers = min(os.cpu_count() or 1, 4, len(wanted))
 
     def land_share(share: list[Delivery]) -> list[int]:
         with database(landed, threads=1) as db:
@@ -402,9 +402,7 @@ def _land_bank(path: Path, landed: Path, now: dict[str, str]) -> None:
                     for batch in _batches(bank, name, stamped):
                         writer.write_batch(batch)
             except (sqlite3.Error, pa.ArrowException) as error:
-                raise LifecycleError(
-                    f"{path}: table {name} cannot be read ({error}); restore the database."
-                ) from error
+                raise LifecycleError(f"{path}: table {name} cannot be read ({error}); restore the database.") from error
 
 
 def _batches(bank: sqlite3.Connection, table: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

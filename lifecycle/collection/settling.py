@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pandas as pd
@@ -179,7 +178,9 @@ def _settle_snapshots(db: duckdb.DuckDBPyConnection, landed: Path, out: Path) ->
     rows = []
     for table, schema in BANK.items():
         dates = [name for name in schema.names if name in ("birth_date", "opened_on")]
-        typed = f"* REPLACE ({', '.join(f'try_cast({day} AS TIMESTAMPTZ) AS {day}' for day in dates)})" if dates else "*"
+        typed = (
+            f"* REPLACE ({', '.join(f'try_cast({day} AS TIMESTAMPTZ) AS {day}' for day in dates)})" if dates else "*"
+        )
         key, source = schema.names[0], quoted(landed / f"{table}.parquet")
         db.execute(
             f"CREATE TABLE {table} AS SELECT {typed} FROM (SELECT * EXCLUDE (file_row_number) FROM "
@@ -189,7 +190,9 @@ def _settle_snapshots(db: duckdb.DuckDBPyConnection, landed: Path, out: Path) ->
         kept = db.sql(f"SELECT * FROM {table} ORDER BY {key}").to_arrow_table()
         files.write_parquet(kept, out / f"{table}.parquet")
         read = pq.read_metadata(landed / f"{table}.parquet").num_rows
-        repeated = f"SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM read_parquet({source}) GROUP BY {key})"
+        repeated = (
+            f"SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM read_parquet({source}) GROUP BY {key})"
+        )
         duplicates = int(db.sql(repeated).fetchall()[0][0])
         rows.append({"source": table, "read": read, "accepted": kept.num_rows, "duplicates": duplicates})
     holidays = pd.read_parquet(landed / "holidays.parquet")

@@ -38,7 +38,7 @@ Entry = tuple[int, str, str, str, str, tuple[str, ...]]
 
 
 class OperationsLog:
-    """Writes one log file a day, such as ``2025-11-17T00:00:00.412+00:00 gw-1 deploy[718]: INFO release gateway 4.52.0``.
+    """Writes one log file a day, such as ``2025-11-17T00:00:00.412+00:00 gw-1 deploy[369]: INFO release gateway 4.52.0``.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class OperationsLog:
     >>> settings = Settings(customers=50, terminals=60, days=3)
     >>> log = OperationsLog(settings, make_population(settings))
     >>> log.lines(0)[0].split()[1:4]
-    ['scheduler-1', 'scheduler[301]:', 'INFO']
+    ['scheduler-1', 'scheduler[512]:', 'INFO']
     """
 
     def __init__(self, settings: Any, people: Population) -> None:
