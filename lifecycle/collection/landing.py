@@ -56,7 +56,7 @@ _JUDGED_FROM = 100
 
 @dataclass(frozen=True)
 class Feed:
-    """A source that delivers a file a day: how its files end, the columns of its header, and the query that reads one."""
+    """A source that delivers a file a day: how its files end, their header, and the query that reads one."""
 
     suffix: str
     header: tuple[str, ...]
@@ -331,8 +331,8 @@ def _judge(path: Path, landed: Path) -> int:
     groups = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
     if read >= _JUDGED_FROM and not sum(group.null_count for group in groups):
         raise ContractError(
-            f"{path}: none of its {read:,} records can be used (mostly: {_most_frequent(landed)}); a field was renamed or this is "
-            "another kind of file: ask its source to deliver it again."
+            f"{path}: none of its {read:,} records can be used (mostly: {_most_frequent(landed)}); a field was "
+            "renamed or this is another kind of file: ask its source to deliver it again."
         )
     return read
 

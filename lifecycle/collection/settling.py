@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lifecycle import contracts, files
@@ -81,6 +83,7 @@ class _Landed:
         self.paths = sorted((landed / source).glob("*.parquet"))
         if not self.paths:
             raise LifecycleError(f"Nothing of the source {source} has been collected yet; collect a day first.")
+        self._stretches: list[_Stretch] = []
         self.days = [pd.Timestamp(path.stem, tz="UTC") for path in self.paths]
         db.execute(f"CREATE VIEW landed_{source} AS SELECT * FROM {self.table()}")
 
@@ -101,8 +104,13 @@ class _Landed:
             f"WHERE source = '{self.source}' GROUP BY ALL"
         ).df()
 
-    def stretches(self, time: str) -> Iterator[_Stretch]:
+    def stretches(self, time: str) -> list[_Stretch]:
         """Cut the usable records into stretches of time of about a million records each, in order."""
+        if not self._stretches:
+            self._stretches = list(self._cut(time))
+        return self._stretches
+
+    def _cut(self, time: str) -> Iterator[_Stretch]:
         hours = self._db.sql(
             f"SELECT date_trunc('hour', {time}) AS hour, list(DISTINCT day::VARCHAR) AS days, count(*) AS n "
             f"FROM landed_{self.source} WHERE reason IS NULL GROUP BY 1 ORDER BY 1"
@@ -133,6 +141,10 @@ class _Stretch:
         bounds = [(">=", self.since), ("<", self.until)]
         given = [f"{time} {sign} {quoted(bound.isoformat())}::TIMESTAMPTZ" for sign, bound in bounds if bound]
         return " AND ".join(given) or "true"
+
+    def later(self, delay: timedelta) -> _Stretch:
+        """Return the stretch moved by a delay."""
+        return _Stretch(self.since and self.since + delay, self.until and self.until + delay)
 
 
 class _Table:
@@ -353,22 +365,31 @@ def _settle_by_time(
     def parts() -> Iterator[pa.Table]:
         for stretch in feed.stretches("time"):
             rows = db.sql(
-                f"""
-                SELECT day, {columns}, row_number() OVER (PARTITION BY {columns} ORDER BY day, line) > 1 AS again
-                FROM {feed.table(sorted(stretch.paths))} WHERE reason IS NULL AND {stretch.holds("time")}
-                    AND (terminal_id IS NULL OR terminal_id IN (SELECT terminal_id FROM terminals))
-                ORDER BY time, {then_by}, day, line
-                """
+                f"SELECT day, {columns} FROM {feed.table(sorted(stretch.paths))} WHERE reason IS NULL "
+                f"AND {stretch.holds('time')} "
+                "AND (terminal_id IS NULL OR terminal_id IN (SELECT terminal_id FROM terminals)) "
+                f"ORDER BY time, {then_by}, day, line"
             ).to_arrow_table()
-            again = rows["again"]
-            repeated.append(_count(rows.filter(again)["day"]))
-            first = rows.filter(pa.compute.invert(again))
+            again = _said_before(rows, then_by)
+            repeated.append(_count(rows["day"].filter(again)))
+            first = rows.filter(pc.invert(again)) if pc.any(again).as_py() else rows
             accepted.append(_count(first["day"]))
-            yield first.drop_columns(["day", "again"])
+            yield first.drop_columns(["day"])
 
     _Table(out / f"{source}.parquet", check).write(parts())
     counts = [_sum(accepted, "accepted"), _sum(repeated, "duplicates")]
     return _merge(feed.read(), *counts, feed.quarantined())
+
+
+def _said_before(rows: pa.Table, key: str) -> pa.Array:
+    """Say of each row whether an earlier one says the same. Equal rows are neighbors in time and key, or nearly."""
+    instant, who = rows["time"].cast(pa.int64()).to_numpy(), rows[key].to_pandas().to_numpy()
+    same = np.zeros(len(rows), bool)
+    same[1:] = (instant[1:] == instant[:-1]) & (who[1:] == who[:-1])
+    close = np.flatnonzero(same | np.append(same[1:], False))
+    same[:] = False
+    same[close] = rows.take(close).drop_columns(["day"]).to_pandas().duplicated().to_numpy()
+    return pa.array(same)
 
 
 def _sum(parts: list[pa.Table], name: str) -> pd.DataFrame:
@@ -429,19 +450,17 @@ def _write_labels(db: duckdb.DuckDBPyConnection, feed: _Landed, delay_days: int,
 
     def parts() -> Iterator[pa.Table]:
         for stretch in feed.stretches("event_time"):
-            silent = stretch.holds("event_time")
-            stretch.since = stretch.since and stretch.since + pd.Timedelta(days=delay_days)
-            stretch.until = stretch.until and stretch.until + pd.Timedelta(days=delay_days)
+            later = stretch.later(timedelta(days=delay_days))
             yield db.sql(
                 f"""
                 WITH silence AS (
                     SELECT transaction_id, 0::TINYINT AS is_fraud, event_time + to_days($delay) AS known_at
-                    FROM transactions WHERE {silent}
+                    FROM transactions WHERE {stretch.holds("event_time")}
                 )
                 SELECT silence.* FROM silence LEFT JOIN chargebacks USING (transaction_id)
                 WHERE known_at < $last AND (reported_at IS NULL OR reported_at > known_at)
                 UNION ALL SELECT transaction_id, 1::TINYINT, reported_at FROM chargebacks
-                WHERE reported_at < $last AND {stretch.holds("reported_at")}
+                WHERE reported_at < $last AND {later.holds("reported_at")}
                 ORDER BY known_at, transaction_id
                 """,
                 params={"delay": delay_days, "last": last},

@@ -38,7 +38,9 @@ Entry = tuple[int, str, str, str, str, tuple[str, ...]]
 
 
 class OperationsLog:
-    """Writes one log file a day, such as ``2025-11-17T00:00:00.412+00:00 gw-1 deploy[369]: INFO release gateway 4.52.0``.
+    """Writes one log file a day.
+
+    A line is ``2025-11-17T00:00:00.412+00:00 gw-1 deploy[369]: INFO release gateway 4.52.0``.
 
     Examples
     --------

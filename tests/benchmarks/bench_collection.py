@@ -93,8 +93,8 @@ def run() -> list[dict[str, Any]]:
     return [
         _row(
             "rate",
-            f"lines of the application log ({lines:,}) to checked Parquet, all other sources collected on the way "
-            f"({every / ours['seconds']:,.0f} records/s of all sources), best of 2; peer: pandas.read_json, payments alone",
+            f"lines of the application log ({lines:,}) to checked Parquet; all other sources are collected on the way "
+            f"({every / ours['seconds']:,.0f} records/s of all); best of 2; peer: pandas.read_json, payments alone",
             rate,
             peer_rate,
             "records/s",

@@ -290,15 +290,15 @@ RENAMED = "".join(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("authorizations/2025-07-01.jsonl.gz", b"", r"is empty \(0 bytes\); fetch this file"),
-        ("authorizations/2025-07-01.jsonl.gz", b"no gzip" * 9, r"cannot be read .*; fetch this file"),
-        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(CSV_ROWS), r"none of its 200 records .* broken line"),
-        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(RENAMED.encode()), r"none of its 150 .* unreadable amount"),
-        ("authorizations/july.jsonl.gz", gzip.compress(b"{}\n"), r"july\.jsonl\.gz: the name does not begin with a day"),
+        ("authorizations/2025-07-01.jsonl.gz", b"", r"is empty \(0 bytes\)"),
+        ("authorizations/2025-07-01.jsonl.gz", b"no gzip" * 9, r"cannot be read .*; fetch"),
+        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(CSV_ROWS), r"none of its 200 .* broken line"),
+        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(RENAMED.encode()), r"none of its 150 .* amount"),
+        ("authorizations/july.jsonl.gz", gzip.compress(b"{}\n"), r"the name does not begin with a day"),
         ("telemetry/2025-07-01.csv.gz", gzip.compress(b""), r"column 'terminal_id' is missing"),
-        ("operations/2025-07-01.log", b"<xml>\n" * 100, r"none of its 100 records can be used \(mostly: not a log line\)"),
-        ("operations/2025-07-01.log", b"\xff\xfe\x00" * 50, r"2025-07-01\.log cannot be read"),
-        ("holidays.csv", b"date,name,region\nsoon,Easter,all\n", r"holidays\.csv: column 'date' holds what is not a date"),
+        ("operations/2025-07-01.log", b"<xml>\n" * 100, r"none of its 100 .* not a log line"),
+        ("operations/2025-07-01.log", b"\xff\xfe\x00" * 50, r"cannot be read"),
+        ("holidays.csv", b"date,name,region\nsoon,Easter,all\n", r"column 'date' holds what is not a date"),
     ],
 )  # fmt: skip
 def test_a_file_of_the_wrong_kind_is_one_sentence_and_leaves_nothing(
