@@ -56,13 +56,23 @@ def collect_day(sources: Path | str, folder: Path | str, day: date | str) -> pd.
     ------
     LifecycleError
         If `day` is not a date, or a file cannot be read. What has landed before stays.
+
+    Examples
+    --------
+    >>> collect_day("sources", "collection", "monday")
+    Traceback (most recent call last):
+    ...
+    lifecycle.errors.LifecycleError: 'monday' is not a day; write it as in 2025-07-01.
     """
     wanted = _as_day(day)
     return _collect(Path(sources), Path(folder), lambda found: found == wanted, [wanted])
 
 
 def collect_until(sources: Path | str, folder: Path | str, day: date | str) -> pd.DataFrame:
-    """Collect everything delivered up to and with a day, late files too. Parameters and result as in `collect_day`."""
+    """Collect everything delivered up to and with a day, late files too.
+
+    Parameters, result and errors are those of `collect_day`; no delivery is reported as missing.
+    """
     until = _as_day(day)
     return _collect(Path(sources), Path(folder), lambda found: found <= until, [])
 
@@ -83,6 +93,18 @@ def publish(folder: Path | str, label_delay_days: int = 7) -> Path:
     ------
     LifecycleError
         If a source has delivered nothing yet, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lifecycle.settings import Settings
+    >>> from lifecycle.world import simulate_to
+    >>> with tempfile.TemporaryDirectory() as there:
+    ...     bank = simulate_to(Settings(customers=50, terminals=60, days=2), f"{there}/bank")
+    ...     report = collect_until(bank / "sources", f"{there}/collection", "2025-07-02")
+    ...     tables = publish(f"{there}/collection")
+    ...     bool(report["read"].sum() > 0), len(list(tables.iterdir()))
+    (True, 10)
     """
     folder = Path(folder)
     with _alone(folder):

@@ -36,7 +36,10 @@ _AUTHORIZATION = (
     '"channel":"VARCHAR","category":"VARCHAR","text":"VARCHAR","revision":"INTEGER"}'
 )
 # 2025-11-17T00:00:00.391+00:00 gw-1 deploy[369]: INFO release gateway 4.52.0
-_LOG_LINE = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)? (\S+) ([\w-]+)\[\d+\]: (DEBUG|INFO|WARN|ERROR) (.+)$"
+_LOG_LINE = (
+    r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d)? "
+    r"(\S+) ([\w-]+)\[\d+\]: (DEBUG|INFO|WARN|ERROR) (.+)$"
+)
 
 BANK = {
     "customers": pa.schema(
@@ -248,7 +251,7 @@ def land_deliveries(wanted: list[Delivery], landed: Path, lasting: bool = False)
     workers = min(os.cpu_count() or 1, 4, len(wanted))
 
     def land_share(share: list[Delivery]) -> list[int]:
-        with database(landed, threads=1) as db:
+        with database(landed, "1GB", threads=1) as db:
             return [land(db, delivery, lasting) for delivery in share]
 
     with ThreadPoolExecutor(workers) as pool:
@@ -329,7 +332,8 @@ def _judge(path: Path, landed: Path) -> int:
     read = metadata.num_rows
     column = metadata.schema.names.index("reason")
     groups = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
-    if read >= _JUDGED_FROM and not sum(group.null_count for group in groups):
+    usable = any(group is None or not group.has_null_count or group.null_count for group in groups)
+    if read >= _JUDGED_FROM and not usable:
         raise ContractError(
             f"{path}: none of its {read:,} records can be used (mostly: {_most_frequent(landed)}); a field was "
             "renamed or this is another kind of file: ask its source to deliver it again."

@@ -19,14 +19,12 @@ ATTRIBUTES = ("channel", "merchant_category", "merchant_text")
 ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 """What a timestamp must end with to name one instant: Z, or an offset such as +02:00."""
 
-MEMORY_LIMIT = "2GB"
-
 
 @contextmanager
-def database(spill: Path, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(spill: Path, memory: str = "2GB", threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in memory that counts time in UTC and spills into the folder `spill`, on the disk of the result."""
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=spill) as folder, closing(duckdb.connect()) as db:
-        db.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '{MEMORY_LIMIT}'")
+        db.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '{memory}'")
         with suppress(duckdb.InvalidInputException):  # a Jupyter kernel without ipywidgets has no bar to switch off
             db.execute("SET enable_progress_bar = false")
         db.execute(f"SET temp_directory = {quoted(folder)}")
