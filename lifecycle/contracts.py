@@ -18,6 +18,9 @@ _is_id = pa.Check(
 )
 _is_finite = pa.Check(lambda column: np.isfinite(column), error="must be finite")
 
+OPERATION_EVENTS = ("release", "restart", "job", "replacement", "update", "outage", "other")
+"""What an entry of the log of operations is about."""
+
 TRANSACTIONS = pa.DataFrameSchema(
     {
         "transaction_id": pa.Column(checks=_is_id, unique=True),
@@ -40,6 +43,20 @@ LABELS = pa.DataFrameSchema(
     name="labels",
 )
 """What became known about a payment, and when. A later row overrules an earlier one."""
+
+OPERATIONS = pa.DataFrameSchema(
+    {
+        "time": pa.Column(UTC),
+        "host": pa.Column(str, pa.Check.str_length(min_value=1)),
+        "program": pa.Column(str, pa.Check.str_length(min_value=1)),
+        "level": pa.Column(str, pa.Check.isin(["DEBUG", "INFO", "WARN", "ERROR"])),
+        "event": pa.Column(str, pa.Check.isin(OPERATION_EVENTS)),
+        "terminal_id": pa.Column("Int64", pa.Check.ge(0), nullable=True),
+        "message": pa.Column(str, pa.Check.str_length(min_value=1)),
+    },
+    name="operations",
+)
+"""One row an entry of the log of operations; `terminal_id` is missing where the entry is not about a terminal."""
 
 SCORES = pa.DataFrameSchema(
     {

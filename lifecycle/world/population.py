@@ -46,7 +46,7 @@ _CHUNK = 20_000
 _PAYMENTS_A_DAY = 1.79
 
 # Streams of random numbers, one a purpose. A purpose never changes its number.
-POPULATION, REGULAR, EPISODES, DIRT, TELEMETRY, DISPUTES, REGISTER = range(7)
+POPULATION, REGULAR, EPISODES, DIRT, TELEMETRY, DISPUTES, REGISTER, OPERATIONS = range(8)
 
 
 def stream(seed: int, purpose: int, day: int = 0) -> np.random.Generator:

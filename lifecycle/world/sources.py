@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from lifecycle import files
 from lifecycle.world import incidents
 from lifecycle.world.episodes import MODES, NEVER, REPORT_MEDIAN_DAYS, REPORT_SIGMA
+from lifecycle.world.operations import OperationsLog
 from lifecycle.world.payments import CHANNELS, ONLINE, Day, World
 from lifecycle.world.population import CATEGORY_NAMES, DIRT, DISPUTES, TELEMETRY, Population, day_of, stream
 from lifecycle.world.register import TEXT_VARIANTS, descriptors, write_register
@@ -46,6 +47,9 @@ UNKNOWN_CUSTOMER_FROM = 90_000_000
 
 # A false chargeback disputes an honest payment: one for a hundred frauds, at 0.6 % fraud.
 FALSE_CHARGEBACKS = 0.01 * 0.006
+
+# The sources that deliver a file a day.
+DAILY = ("authorizations", "telemetry", "chargebacks", "operations")
 
 _OFFSETS = ("+00:00", "+01:00", "+02:00", "")
 _NO_ZONE = 3
@@ -399,7 +403,7 @@ def write_sources(settings: Any, out: Path, progress: Callable[[int, int], None]
     """
     world = World(settings)
     sources, key = Path(out) / "sources", Path(out) / "answer_key"
-    for folder in (sources / "authorizations", sources / "telemetry", sources / "chargebacks", key):
+    for folder in (*(sources / feed for feed in DAILY), key):
         folder.mkdir(parents=True, exist_ok=True)
     write_register(settings, world.population, sources / "bank.sqlite")
     _write_holidays(settings, sources / "holidays.csv")
@@ -417,6 +421,7 @@ def _write_days(
     """Write the daily files. Compression runs on other threads while the next day is made."""
     gateway, lines = Gateway(settings, world.population), Lines(settings, world.population)
     telemetry, disputes = Telemetry(settings, world.population), Disputes(settings)
+    operations = OperationsLog(settings, world.population)
     with ThreadPoolExecutor(2) as pool:
         writing: deque[Future[None]] = deque()
         for index in range(settings.days):
@@ -425,6 +430,7 @@ def _write_days(
             answers.add(day)
             disputes.observe(day)
             disputes.write(index, sources / "chargebacks" / f"{name}.csv")
+            operations.write(index, sources / "operations" / f"{name}.log")
             received = gateway.receive(day)
             chunks = range(0, len(received.ms), _ROWS_AT_ONCE)
             parts = [lines.render(received.take(slice(at, at + _ROWS_AT_ONCE))) for at in chunks]

@@ -33,6 +33,14 @@ def test_transactions_and_labels_keep_their_contracts(artifacts: dict[str, Artif
     contracts.check(artifacts[stage].frame("labels"), contracts.LABELS, stage)
 
 
+def test_the_log_of_operations_keeps_its_contract_and_names_terminals_of_the_bank(artifacts: dict) -> None:
+    log = artifacts["collection"].frame("operations")
+    contracts.check(log, contracts.OPERATIONS, "collection")
+    assert log["time"].is_monotonic_increasing
+    assert set(log["terminal_id"].dropna()) <= set(artifacts["collection"].frame("terminals")["terminal_id"])
+    assert {"release", "job", "replacement"} <= set(log["event"])
+
+
 def test_the_superseded_are_the_first_versions_of_accepted_payments(artifacts: dict[str, Artifact]) -> None:
     accepted = artifacts["collection"].frame("transactions").set_index("transaction_id")
     superseded = artifacts["collection"].frame("superseded")
@@ -48,6 +56,7 @@ def test_every_record_on_disk_is_accounted_for(artifacts: dict[str, Artifact]) -
     counts = list(collection.COUNTS)
     assert (accounting["read"] == accounting[counts[1:]].sum(axis=1)).all()
     tables = {"authorizations": "transactions", "telemetry": "telemetry", "customers": "customers"}
+    tables["operations"] = "operations"
     totals = accounting.groupby("source")[counts].sum()
     for source, table in tables.items():
         assert totals.loc[source, "accepted"] == len(artifacts["collection"].frame(table))

@@ -10,15 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lifecycle import collection, contracts
+from lifecycle.collection import settling
 from lifecycle.errors import ContractError, LifecycleError
 
 KNOBS = SimpleNamespace(label_delay_days=7)
 CHARGEBACK_HEADER = "case_id,transaction_id,reported_at,reason,amount\n"
+JOB = "2025-07-01T01:00:00.100+00:00 scheduler-1 scheduler[301]: INFO job backup started\n"
 TELEMETRY_HEADER = "terminal_id,time,temperature,temperature_unit,tamper_events,uptime_hours\n"
 
 
@@ -40,11 +43,16 @@ def payment(transaction_id: int, **changes: object) -> dict[str, object]:
 
 
 def write_sources(
-    folder: Path, days: dict[str, list], chargebacks: str = "", telemetry: str = "", chargeback_day: str = "2025-07-02"
+    folder: Path,
+    days: dict[str, list],
+    chargebacks: str = "",
+    telemetry: str = "",
+    chargeback_day: str = "2025-07-02",
+    operations: str = "",
 ) -> Path:
     """Write a bank of two customers and two terminals; a line is a record, or text as it is."""
     sources = folder / "world" / "sources"
-    for name in ("authorizations", "telemetry", "chargebacks"):
+    for name in ("authorizations", "telemetry", "chargebacks", "operations"):
         (sources / name).mkdir(parents=True)
     with closing(sqlite3.connect(sources / "bank.sqlite")) as bank:
         bank.execute("CREATE TABLE customers (customer_id INTEGER, home_x, home_y, birth_date, region, opened_on)")
@@ -59,6 +67,7 @@ def write_sources(
         (sources / "authorizations" / f"{day}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (sources / "chargebacks" / f"{chargeback_day}.csv").write_text(CHARGEBACK_HEADER + chargebacks)
     (sources / "telemetry" / "2025-07-01.csv.gz").write_bytes(gzip.compress((TELEMETRY_HEADER + telemetry).encode()))
+    (sources / "operations" / "2025-07-01.log").write_text(JOB + operations)
     (sources / "holidays.csv").write_text("date,name,region\n2025-12-25,Christmas,all\n")
     return folder / "world"
 
@@ -181,6 +190,54 @@ def test_telemetry_is_in_celsius_and_a_silent_sensor_stays_silent(tmp_path: Path
     }  # fmt: skip
 
 
+def test_the_log_of_operations_is_read_line_by_line(tmp_path: Path) -> None:
+    operations = (
+        "2025-07-01T08:00:00.000+02:00 field-1 field-service[424]: INFO terminal 10 replaced ticket=FS-1\n"
+        "2025-07-01T09:00:00.000+00:00 gw-1 gateway[470]: ERROR restart after out of memory\n"
+        "    at net.bank.gateway.Worker.run(Worker.java:118)\n"
+        "2025-07-01T10:00:00.000 gw-1 deploy[369]: INFO release gateway 4.52.0\n"
+        "2025-07-01T11:00:00.000+00:00 fleet-1 fleet[550]: WARN terminal 77 offline minutes=5\n"
+        "2025-07-01T11:0\n" + JOB + "2025-07-01T25:00:00.000+00:00 gw-1 gateway[470]: INFO restart planned\n"
+    )
+    tables = collect(write_sources(tmp_path, {"2025-07-01": [payment(1)]}, operations=operations), tmp_path / "out")
+    log = tables["operations"]
+    contracts.check(log, contracts.OPERATIONS, "the log")
+    assert log["event"].tolist() == ["job", "replacement", "restart"]
+    assert log["terminal_id"].tolist() == [pd.NA, 10, pd.NA]
+    assert log["time"].iloc[1] == pd.Timestamp("2025-07-01 06:00", tz="UTC")
+    assert log.iloc[2][["host", "program", "level", "message"]].tolist() == [
+        "gw-1", "gateway", "ERROR", "restart after out of memory",
+    ]  # fmt: skip
+    refused = tables["quarantine"].query("source == 'operations'")
+    assert dict(zip(refused["line"], refused["reason"], strict=True)) == {
+        4: "not a log line", 5: "no time zone", 6: "unknown terminal", 7: "not a log line", 9: "unreadable time",
+    }  # fmt: skip
+    assert refused["record"].iloc[0].strip().startswith("at net.bank") and set(refused["file"]) == {"2025-07-01.log"}
+    assert counts(tables, "operations") == {
+        "read": 9, "accepted": 3, "quarantined": 5, "duplicates": 1, "superseded": 0,
+    }  # fmt: skip
+
+
+def test_more_payments_than_a_stretch_holds_make_the_same_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = {f"2025-07-0{d}": [payment(100 * d + h, time=f"2025-07-0{d}T{h:02d}:30:00Z") for h in range(24)]
+            for d in (1, 2, 3)}  # fmt: skip
+    days["2025-07-03"] += [payment(101, time="2025-07-01T01:30:00Z"), payment(223, time="2025-07-02T23:30:00Z")]
+    days["2025-07-03"] += [payment(400, time="2025-07-01T12:00:00Z")]  # two days late
+    world = write_sources(tmp_path, days, "a,101,2025-07-02T00:00:00+00:00,fraud,1\n")
+    one = collect(world, tmp_path / "one")
+    monkeypatch.setattr(settling, "_ROWS_A_STRETCH", 7)
+    monkeypatch.setattr(settling, "_IDS_AT_ONCE", 5)
+    many = collect(world, tmp_path / "many")
+    assert pq.ParquetFile(tmp_path / "many" / "transactions.parquet").num_row_groups >= 8
+    assert one.keys() == many.keys()
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], many[name])
+    assert one["transactions"]["event_time"].is_monotonic_increasing
+    assert counts(one, "authorizations")["duplicates"] == 2
+
+
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
@@ -221,6 +278,46 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     path = world / "sources" / "authorizations" / "2025-07-01.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LifecycleError, match=r"2025-07-01\.jsonl\.gz cannot be read .* fetch this file"):
+        collect(world, tmp_path / "out")
+
+
+CSV_ROWS = b"1,2025-07-01T10:00:00Z,1,10,12.5\n" * 200
+RENAMED = "".join(
+    json.dumps({"price" if k == "amount" else k: v for k, v in payment(i).items()}) + "\n" for i in range(150)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("authorizations/2025-07-01.jsonl.gz", b"", r"is empty \(0 bytes\)"),
+        ("authorizations/2025-07-01.jsonl.gz", b"no gzip" * 9, r"cannot be read .*; fetch"),
+        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(CSV_ROWS), r"none of its 200 .* broken line"),
+        ("authorizations/2025-07-01.jsonl.gz", gzip.compress(RENAMED.encode()), r"none of its 150 .* amount"),
+        ("authorizations/july.jsonl.gz", gzip.compress(b"{}\n"), r"the name does not begin with a day"),
+        ("telemetry/2025-07-01.csv.gz", gzip.compress(b""), r"column 'terminal_id' is missing"),
+        ("operations/2025-07-01.log", b"<xml>\n" * 100, r"none of its 100 .* not a log line"),
+        ("operations/2025-07-01.log", b"\xff\xfe\x00" * 50, r"cannot be read"),
+        ("holidays.csv", b"date,name,region\nsoon,Easter,all\n", r"column 'date' holds what is not a date"),
+    ],
+)  # fmt: skip
+def test_a_file_of_the_wrong_kind_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    world = write_sources(tmp_path, {"2025-07-01": [payment(1)]})
+    (world / "sources" / name).write_bytes(content)
+    with pytest.raises(LifecycleError, match=sentence) as raised:
+        collect(world, tmp_path / "out")
+    assert "\n" not in str(raised.value) and name.rpartition("/")[2] in str(raised.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_database_with_a_wrong_type_is_named(tmp_path: Path) -> None:
+    world = write_sources(tmp_path, {"2025-07-01": [payment(1)]})
+    with closing(sqlite3.connect(world / "sources" / "bank.sqlite")) as bank:
+        bank.execute("UPDATE terminals SET x = 'east' WHERE terminal_id = 11")
+        bank.commit()
+    with pytest.raises(LifecycleError, match=r"bank\.sqlite: table terminals cannot be read .* restore the database"):
         collect(world, tmp_path / "out")
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
+import re
 import sqlite3
 from contextlib import closing
 from datetime import date, timedelta
@@ -19,6 +20,7 @@ from lifecycle import world
 from lifecycle.errors import LifecycleError
 from lifecycle.settings import Settings
 from lifecycle.world import sources
+from lifecycle.world.operations import LOG_DIRT_SHARES
 from lifecycle.world.population import make_population
 
 # The 24 days around the data-quality incident, which comes 14 days after the deployment date.
@@ -63,10 +65,11 @@ def share(mask: pd.Series, log: pd.DataFrame) -> float:
 
 def test_every_day_has_its_files(bank):
     days = [(SETTINGS.start + timedelta(days=i)).isoformat() for i in range(SETTINGS.days)]
-    for folder, ending in (("authorizations", ".jsonl.gz"), ("telemetry", ".csv.gz"), ("chargebacks", ".csv")):
+    endings = {"authorizations": ".jsonl.gz", "telemetry": ".csv.gz", "chargebacks": ".csv", "operations": ".log"}
+    for folder, ending in endings.items():
         assert sorted(p.name for p in (bank / "sources" / folder).iterdir()) == [day + ending for day in days]
     assert sorted(p.name for p in (bank / "sources").iterdir()) == [
-        "authorizations", "bank.sqlite", "chargebacks", "holidays.csv", "telemetry",
+        "authorizations", "bank.sqlite", "chargebacks", "holidays.csv", "operations", "telemetry",
     ]  # fmt: skip
 
 
@@ -80,6 +83,18 @@ def test_the_same_settings_write_the_same_bytes(tmp_path):
     first = digest(world.simulate_to(small, tmp_path / "a"))
     assert first == digest(world.simulate_to(small, tmp_path / "b"))
     assert first != digest(world.simulate_to(small.with_(seed=1), tmp_path / "c"))
+
+
+def test_the_log_of_operations_changes_no_other_file(tmp_path):
+    """The hash of all other daily files, recorded before the log of operations was added."""
+    made = world.simulate_to(Settings(customers=60, terminals=80, days=4), tmp_path / "bank") / "sources"
+    digest = hashlib.sha256()
+    for path in sorted(
+        p for p in made.rglob("*") if p.is_file() and p.parent.name != "operations" and p.suffix != ".sqlite"
+    ):
+        content = path.read_bytes()
+        digest.update(gzip.decompress(content) if path.suffix == ".gz" else content)
+    assert digest.hexdigest() == "571b16b7577870520bd6a8eac00b4e5d0d5982d01ce6b9d1a50d1e795f8fcbd8"
 
 
 def test_the_database_has_the_people_and_the_places(bank):
@@ -224,6 +239,42 @@ def test_reasons_do_not_give_the_mode_away(bank, truth):
     mode = truth.loc[table["transaction_id"], "mode"].astype(str).to_numpy()
     counts = pd.crosstab(table["reason"].to_numpy(), mode)
     assert (counts.loc["not recognized", ["large_amount", "card_testing", "stolen_card"]] > 0).all()
+
+
+def test_the_log_of_operations_tells_of_releases_jobs_and_terminals_and_of_no_fraud(bank, truth):
+    text = {path.stem: path.read_text() for path in sorted((bank / "sources" / "operations").iterdir())}
+    first = BROKEN[0].isoformat()
+    assert "deploy[" in text[first] and "release gateway 4.52.0" in text[first]
+    assert "release gateway 4.51.0" in text["2025-11-03"], "releases come every two weeks, bad or not"
+    assert "release gateway 4.52.1" in text[CORRECTED.isoformat()] and "job resend-online finished" in "".join(
+        text.values()
+    )
+    lines = "".join(text.values()).splitlines()
+    assert sum("job backup started" in line for line in lines) >= SETTINGS.days - 3
+    replaced = {int(line.split("terminal ")[1].split()[0]) for line in lines if " replaced " in line}
+    shops = set(np.flatnonzero(~make_population(SETTINGS).online) + 1)
+    assert len(replaced) > 5 and {t for t in replaced if t <= SETTINGS.terminals} <= shops
+    skimmed = set(truth.loc[truth["mode"] == "skimming", "terminal_id"])
+    assert len(replaced & skimmed) < 0.2 * max(len(skimmed), 10), "who repairs terminals does not know of skimmers"
+
+
+def test_the_dirt_of_the_log_of_operations_has_about_the_promised_shares(tmp_path):
+    made = world.simulate_to(Settings(customers=20, terminals=20_000, days=12), tmp_path / "bank")
+    lines = "".join(p.read_text() for p in sorted((made / "sources" / "operations").iterdir())).splitlines()
+    whole = re.compile(r"^\S+T\S+ \S+ [\w-]+\[\d+\]: [A-Z]+ .+$")
+    found = {
+        "repeated": len(lines) - len(set(lines)) - sum(line.startswith("    at") for line in lines) + 2,
+        "cut": sum(not whole.match(line) and not line.startswith("    at") for line in lines),
+        "no_zone": sum(bool(whole.match(line)) and "+00:00 " not in line for line in lines),
+        "unknown_terminal": sum(" terminal 90" in line for line in lines),
+    }
+    for name, promised in LOG_DIRT_SHARES.items():
+        expected = promised * len(lines)
+        assert abs(found[name]) > 0 and abs(found[name] - expected) < 4 * np.sqrt(expected) + 3, (
+            name,
+            found[name],
+            expected,
+        )
 
 
 # ---------------------------------------------------------------- the truth stays apart
