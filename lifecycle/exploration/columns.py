@@ -94,7 +94,7 @@ def profile_column(values: pd.Series) -> dict[str, Any]:
         "type": "text" if text else "time" if numbers is None else "number",
         "missing": float(values.isna().mean()),
         "disguised": float(hidden.mean()),
-        "mask": str(masks[0]) if masks else None,
+        "mask": str(masks[0]).removesuffix("+00:00").removesuffix(" 00:00:00") if masks else None,
         "masks": [str(mask) for mask in masks],
         "distinct": distinct,
         "constant": distinct <= 1 and len(values) > 1,
@@ -128,13 +128,13 @@ def find_masks(values: pd.Series) -> list[Any]:
         present = values.dropna().dt.as_unit("us")
         numbers = present.astype("int64")
         known = np.array(_DATE_MASKS, "datetime64[us]").astype("int64").tolist()
-        found = np.unique([*_lonely_extremes(numbers), *_heaped(numbers, known)]).astype("int64")
+        found = np.unique([*_lonely_extremes(numbers), *_heaped(numbers, known, 5)]).astype("int64")
         return list(pd.Series(found.view("datetime64[us]")).dt.tz_localize("UTC").dt.tz_convert(present.dt.tz))
     if as_numbers(values) is None or pd.api.types.is_bool_dtype(values.dtype):
         return []
     present = values.dropna()
     present = present[np.isfinite(as_numbers(present))]
-    return list(dict.fromkeys([*_lonely_extremes(present), *_heaped(present, _NUMERIC_MASKS)]))
+    return list(dict.fromkeys([*_lonely_extremes(present), *_heaped(present, _NUMERIC_MASKS, 20)]))
 
 
 def _lonely_extremes(numbers: pd.Series) -> pd.Series:
@@ -153,16 +153,16 @@ def _lonely_extremes(numbers: pd.Series) -> pd.Series:
     return pd.concat(found) if found else empty
 
 
-def _heaped(present: pd.Series, known: Any) -> list[Any]:
-    """Return those of the `known` masks that occur far more often than any ordinary value of the column."""
+def _heaped(present: pd.Series, known: Any, times: int) -> list[Any]:
+    """Return those of the `known` masks that occur so many times as often as any ordinary value of the column."""
     suspects = present[present.isin(list(known))]
-    if len(suspects) < _FEW:
+    if len(suspects) < _FEW // 2:
         return []
     counts = present.value_counts()
     usual = counts.drop(suspects.unique()).quantile(0.99) if len(counts) > suspects.nunique() else np.inf
     if len(counts) <= _MANY_LEVELS * 2:
         return []
-    return [value for value in suspects.unique() if counts[value] >= max(_FEW, 20 * usual)]
+    return [value for value in suspects.unique() if counts[value] >= max(_FEW // 2, times * usual)]
 
 
 def robust_z(values: pd.Series | np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def _find_in_numbers(place: str, profile: Mapping[str, Any]) -> Iterator[Finding
             "skewed rather than wrong."
         )
         yield _make("low", "property", "outliers", place, message, outliers["plain"])
-    if grid and grid["decimals"] is not None and grid["share"] >= 0.005:
+    if grid and grid["decimals"] is not None and grid["share"] >= 0.002:
         message = (
             f"{grid['share']:.1%} of the values have many more decimals than the {grid['decimals']} of the others: "
             "they come from another instrument or have been converted."

@@ -18,7 +18,7 @@ MIN_CASES = 20
 """With fewer frauds or fewer honest payments than this, nothing can be measured."""
 
 FIT_ROWS = 40_000
-"""The model is fitted on all frauds and on at most this many honest payments, weighted to stand for all."""
+"""The model is fitted on all frauds and on at most this many honest payments: only the order of its scores counts."""
 
 POWER_ROWS = 200_000
 """Prediction power is measured on all frauds and at most this many honest payments."""
@@ -92,7 +92,7 @@ def prediction_power(joined: pd.DataFrame) -> dict[str, float | None]:
     if min(fraud.sum(), (~fraud).sum()) < MIN_CASES:
         return dict.fromkeys([*columns, "hour", "weekday"])
     limit = POWER_ROWS if len(columns) <= MAX_COLUMNS else POWER_ROWS // 8
-    rows, _ = _fewer_honest(fraud, limit)
+    rows = _fewer_honest(fraud, limit)
     sample, target = known.iloc[rows], fraud[rows].astype("float64")
     fold = np.random.default_rng(0).permutation(len(rows)) % 5
     encoded = encode_columns(sample, columns)
@@ -138,13 +138,12 @@ def area(target: np.ndarray, score: np.ndarray) -> float:
     return float((rank[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def _fewer_honest(fraud: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of all frauds and at most `limit` honest payments, and the weight of each."""
+def _fewer_honest(fraud: np.ndarray, limit: int) -> np.ndarray:
+    """Return the positions of all frauds and at most `limit` honest payments."""
     honest = np.flatnonzero(~fraud)
     rng = np.random.default_rng(0)
     kept = np.sort(rng.choice(honest, limit, replace=False)) if len(honest) > limit else honest
-    rows = np.sort(np.concatenate([np.flatnonzero(fraud), kept]))
-    return rows, np.where(fraud[rows], 1.0, len(honest) / max(len(kept), 1))
+    return np.sort(np.concatenate([np.flatnonzero(fraud), kept]))
 
 
 def split_rows(known: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -231,12 +230,18 @@ def _judge(table: np.ndarray, fraud: np.ndarray, test: np.ndarray) -> dict[str, 
     from threadpoolctl import threadpool_limits
 
     train = np.flatnonzero(~test)
-    rows, weight = _fewer_honest(fraud[train], FIT_ROWS)
+    rows = train[_fewer_honest(fraud[train], FIT_ROWS)]
     model = HistGradientBoostingClassifier(
-        max_iter=50, learning_rate=0.15, max_leaf_nodes=15, min_samples_leaf=50, early_stopping=False, random_state=0
+        max_iter=50,
+        learning_rate=0.15,
+        max_leaf_nodes=15,
+        max_bins=127,
+        min_samples_leaf=50,
+        early_stopping=False,
+        random_state=0,
     )
     with threadpool_limits(1):  # on so few rows, threads cost more than they bring where others work too
-        model.fit(table[train[rows]], fraud[train[rows]], sample_weight=weight)
+        model.fit(table[rows], fraud[rows])
         score = model.predict_proba(table[test])[:, 1]
     truth = fraud[test]
     ap = float(average_precision_score(truth, score))
