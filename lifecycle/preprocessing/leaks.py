@@ -251,11 +251,12 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     pandas.DataFrame
         One row a recipe: `flattering score` and `honest score` (average precision), `gap` with its 95 % interval
         `±` (weeks as the sample), `promised` and `delivered` (EUR per 1,000 payments), and `price`:
-        what was promised and not delivered, in EUR a week.
+        what was promised and not delivered, in EUR a week, with its interval.
     """
     rows = {}
     for name, result in results.items():
         gap = (result["promised_ap"] - result["delivered_ap"]).to_numpy()
+        price = ((result["promised"] - result["delivered"]) * result["payments"] / 1000).to_numpy()
         rows[name] = {
             "flattering score": result["promised_ap"].mean(),
             "honest score": result["delivered_ap"].mean(),
@@ -263,7 +264,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "±": half_width(gap),
             "promised": result["promised"].mean(),
             "delivered": result["delivered"].mean(),
-            "price": ((result["promised"] - result["delivered"]) * result["payments"] / 1000).mean(),
+            "price": price.mean(),
+            "price ±": half_width(price),
         }
     return pd.DataFrame(rows).T
 

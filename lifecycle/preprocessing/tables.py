@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from lifecycle import files
 from lifecycle.errors import ContractError, LifecycleError
 
-BATCH_ROWS = 1 << 20
-"""Rows in memory at a time, and in a row group of what is written: about 100 MB of payments."""
+BATCH_ROWS = 1 << 19
+"""Rows in memory at a time, and in a row group of what is written: some 50 MB of payments."""
 
 
 def read_batches(path: Path, columns: Sequence[str] | None = None, rows: int | None = None) -> Iterator[pa.Table]:

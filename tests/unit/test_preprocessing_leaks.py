@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifecycle import economics
 from lifecycle.errors import LifecycleError
 from lifecycle.preprocessing import leaks
 from lifecycle.settings import Settings
@@ -74,6 +75,12 @@ def test_the_delivery_is_counted_at_the_threshold_of_the_promise() -> None:
     result = LAB.run(by_amount)
     assert list(result["at"]) == [moment.at for moment in LAB.moments]
     assert (result["promised_ap"] > 0.9).all()
+    moment, score = LAB.moments[0], LAB.payments["amount"].to_numpy() / 1e4
+    late, week = ((moment.later[rows], score[rows] * 1e4, score[rows]) for rows in (moment.late, moment.week))
+    threshold, promised = economics.best_threshold(*late, CALENDAR)
+    delivered = economics.savings(week[0], week[1], week[2] >= threshold, CALENDAR)
+    assert result["promised"].iloc[0] == pytest.approx(1000 * promised / len(moment.late))
+    assert result["delivered"].iloc[0] == pytest.approx(1000 * delivered / len(moment.week))
     blind = LAB.run(lambda m: (m.late, by_amount(m)[1], np.zeros(len(m.week))))
     assert (blind["delivered"] == 0).all()
     assert (blind["promised"] == result["promised"]).all()
