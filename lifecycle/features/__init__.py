@@ -17,6 +17,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
 from lifecycle.features.online import OnlineFeatures, Snapshots
 from lifecycle.features.recent import Recent
+from lifecycle.features.replay import recent_as_of, replay
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import attribute_columns, feature_names, load_schema, make_schema
 from lifecycle.features.store import (
@@ -48,6 +49,8 @@ __all__ = [
     "make_schema",
     "materialize",
     "open_store",
+    "recent_as_of",
+    "replay",
     "request_features",
     "snapshot",
     "write_history",

@@ -26,7 +26,6 @@ from lifecycle.features.windows import (
     to_units,
 )
 
-LENGTHS = (7 * DAY, DAY, HOUR, 10 * MINUTE)
 NOTHING: tuple[tuple[()], ...] = ((),) * 5
 """The past of a customer who has none."""
 
@@ -108,7 +107,10 @@ class Recent:
         here = self._terminals.get(terminal, ())
         end = bisect_left(times, now)
         month = bisect_left(times, now - MEMORY, 0, end)
-        week, day, hour, minutes = (bisect_left(times, now - length, month, end) for length in LENGTHS)
+        week = bisect_left(times, now - 7 * DAY, month, end)
+        day = bisect_left(times, now - DAY, week, end)
+        hour = bisect_left(times, now - HOUR, day, end)
+        minutes = bisect_left(times, now - 10 * MINUTE, hour, end)
         known = places[month:end].count(terminal)
         moved, lasted = self._move(times, places, terminal, now, month, end)
         values = (
