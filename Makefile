@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SPARK := $(VENV)/.installed-spark
 WORKERS ?= 2
 
 .PHONY: help book test test-fast test-notebooks test-book lab benchmark lint lock clean
@@ -16,7 +17,7 @@ help:
 	@echo "make lab         open JupyterLab on the notebooks"
 	@echo "make benchmark   measure, print a table, write _build/benchmarks.json (ONLY=prefix for a part)"
 	@echo "make lint        run the checks of pre-commit on every file"
-	@echo "make lock        compile requirements.txt from pyproject.toml (LOCK_FLAGS=--upgrade for newer releases)"
+	@echo "make lock        compile the requirements files from pyproject.toml (LOCK_FLAGS=--upgrade for newer releases)"
 	@echo "make clean       remove the built book and data/; .venv stays"
 
 # The first line of the recipe says in one sentence what is missing, where no Python is new enough.
@@ -30,14 +31,20 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	@touch $(STAMP)
 
+# Spark is 450 MB that only a test needs; the book does without.
+$(SPARK): $(STAMP) requirements-spark.txt
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --disable-pip-version-check -r requirements-spark.txt
+	@touch $(SPARK)
+
 book: $(STAMP)
+	$(BIN)/python book/execute.py
 	$(BIN)/jupyter-book build . -W -n --keep-going
 
-test: $(STAMP)
+test: $(SPARK)
 	$(BIN)/python tests/run_all.py
 
 # Parts of `test`, for daily work.
-test-fast: $(STAMP)
+test-fast: $(SPARK)
 	$(BIN)/python tests/run_all.py code
 
 test-notebooks: $(STAMP)
@@ -62,6 +69,9 @@ lock:
 	test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv; }
 	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra book --extra test --universal --python-version 3.11 \
 	  --custom-compile-command "make lock" --annotation-style line --quiet $(LOCK_FLAGS) -o requirements.txt
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["spark"], sep="\n")' | \
+	  $(VENV)-lock/bin/uv pip compile - --constraint requirements.txt --universal --python-version 3.11 \
+	  --custom-compile-command "make lock" --annotation-style line --quiet $(LOCK_FLAGS) -o requirements-spark.txt
 	printf '\n# The package of this repository.\n-e .\n' >> requirements.txt
 
 clean:

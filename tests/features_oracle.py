@@ -87,6 +87,15 @@ def rolling_recent(transactions, terminals=None):
     return transactions[["transaction_id"]].merge(out, on="transaction_id")
 
 
+def write_tables(source, out):
+    """Write the tables of the product, from the same files to files of the same names."""
+    names = ("transactions", "labels", "customers", "terminals")
+    transactions, labels, _, terminals = (pd.read_parquet(source / f"{name}.parquet") for name in names)
+    for key in ("customer_id", "terminal_id"):
+        rolling_daily(transactions, labels, key).to_parquet(out / f"{key.removesuffix('_id')}_daily.parquet")
+    rolling_recent(transactions, terminals).to_parquet(out / "recent.parquet")
+
+
 def moves(rows, terminals):
     """Kilometers from the customer's place before, in whole meters, and the speed; 0 without a place."""
     if terminals is None:

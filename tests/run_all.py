@@ -5,7 +5,7 @@
 
 1. ``code``       unit, data, model and service tests, and the examples in docstrings
 2. ``notebooks``  all nine notebooks on two workers, from an empty data folder, the last one first
-3. ``book``       the book is built with the data of the step before, and its pages are tested
+3. ``book``       the book is built with the data and the outputs of the step before, and its pages are tested
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def commands(step: str, report: Path) -> list[list[str]]:
         return [pytest(report, *two, "lifecycle", *(f"tests/{name}" for name in CODE))]
     if step == "notebooks":
         return [pytest(report, *two, "--maxschedchunk=1", "-rP", "--no-header", "tests/notebooks")]
+    execute = [sys.executable, "book/execute.py"]
     book = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "-W", "-n", "--keep-going"]
-    return [book, pytest(report, "tests/book")]
+    return [execute, book, pytest(report, "tests/book")]
 
 
 def run(step: str, folder: Path) -> tuple[bool, Counter[str]]:

@@ -221,10 +221,10 @@ def test_every_dependency_says_what_it_is_for_and_has_a_lower_bound() -> None:
         assert re.search(r">=|==", requirement), f"{requirement} has no lower bound"
 
 
-def locked() -> dict[str, list[Requirement]]:
-    """Return the pinned requirements of the lock by name; a name may have one line for each Python."""
+def locked(name: str = "requirements.txt") -> dict[str, list[Requirement]]:
+    """Return the pinned requirements of a lock by name; a name may have one line for each Python."""
     found: dict[str, list[Requirement]] = {}
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         text = line.partition("#")[0].strip()
         if text and not text.startswith("-e"):
             requirement = Requirement(text)
@@ -246,6 +246,16 @@ def test_the_lock_agrees_with_the_project_and_ends_with_the_package_itself() -> 
             )
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n")
     assert [line for line in lines if line.strip()][-1] == "-e ."
+
+
+def test_spark_has_a_lock_of_its_own_that_changes_nothing_of_the_other() -> None:
+    lock, spark = locked(), locked("requirements-spark.txt")
+    assert not set(lock) & set(spark), "installing Spark replaces a locked package"
+    for text in project()["optional-dependencies"]["spark"]:
+        wanted = Requirement(text)
+        assert canonicalize_name(wanted.name) not in lock, "Spark is a third of the size of all others together"
+        for pin in spark[canonicalize_name(wanted.name)]:
+            assert wanted.specifier.contains(next(iter(pin.specifier)).version), f"{pin}: run `make lock`"
 
 
 def test_the_lock_is_complete() -> None:

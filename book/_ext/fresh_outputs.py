@@ -36,26 +36,33 @@ def code_hash(folders: list[Path]) -> str:
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for name in sorted(_packages() + _settings()):
+    for name in sorted(_packages() | _settings()):
         digest.update(name.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _packages() -> list[str]:
-    return [f"{found.name}=={found.version}" for found in importlib.metadata.distributions()]
+def _packages() -> set[str]:
+    # A set: started from the root of the repository, Python finds this package twice.
+    return {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}
 
 
-def _settings() -> list[str]:
+def _settings() -> set[str]:
     ours = (name for name in os.environ if name.startswith("LIFECYCLE_") and name != "LIFECYCLE_DATA_DIR")
-    return [f"{name}={os.environ[name]}" for name in ours]
+    return {f"{name}={os.environ[name]}" for name in ours}
+
+
+def cache_folder(folders: list[Path], build: Path) -> Path:
+    """Return where the outputs of the present code of `folders` lie, below the folder of the build."""
+    return build / ".jupyter_cache" / code_hash(folders)
 
 
 def use_cache_of_this_code(app: Sphinx, config: Any) -> None:
     """Point jupyter-cache at the folder of the present code."""
-    config.fresh_outputs_hash = code_hash([Path(app.srcdir) / folder for folder in config.fresh_outputs_code])
-    caches = Path(app.outdir).parent / ".jupyter_cache"
-    config.nb_execution_cache_path = str(caches / config.fresh_outputs_hash)
-    forget_old_caches(caches, config.fresh_outputs_hash)
+    folders = [Path(app.srcdir) / folder for folder in config.fresh_outputs_code]
+    cache = cache_folder(folders, Path(app.outdir).parent)
+    config.fresh_outputs_hash = cache.name
+    config.nb_execution_cache_path = str(cache)
+    forget_old_caches(cache.parent, cache.name)
 
 
 def forget_old_caches(caches: Path, present: str) -> None:

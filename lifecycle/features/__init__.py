@@ -30,7 +30,7 @@ from lifecycle.features.store import (
     write_definitions,
 )
 from lifecycle.features.text import fit_texts
-from lifecycle.features.windows import history_features, write_history
+from lifecycle.features.windows import ATTRIBUTES, history_features, write_history
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -74,7 +74,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """
     source = inputs["preprocessing"]
     no_rows = pq.read_schema(source / "transactions.parquet").empty_table().to_pandas()
-    home, places = (_has(source / f"{name}.parquet", columns) for name, columns in execution.ATTRIBUTES.values())
+    home, places = (_has(source / f"{name}.parquet", columns) for name, columns in ATTRIBUTES.values())
     texts = fit_texts(source / "transactions.parquet", settings.train_from, settings.train_until)
     schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places, texts)
     files.write_json(schema, out / "schema.json")

@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from lifecycle import contracts, files
 from lifecycle.features.schema import VIEWS
 from lifecycle.features.windows import (
-    CUSTOMER_ATTRIBUTES,
+    ATTRIBUTES,
     DAY,
     RECENT,
-    TERMINAL_ATTRIBUTES,
     UNITS,
     connect,
     daily_windows,
@@ -50,8 +49,6 @@ ROW_GROUP = 122_880
 """Rows of a Parquet row group, DuckDB's own size: a reader of one day skips the groups of the others."""
 
 _SQL = {"int64": "BIGINT", "string": "VARCHAR"}
-
-ATTRIBUTES = {"customer_id": ("customers", CUSTOMER_ATTRIBUTES), "terminal_id": ("terminals", TERMINAL_ATTRIBUTES)}
 
 
 @contextlib.contextmanager

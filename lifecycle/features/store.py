@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,16 +45,8 @@ CHUNK = 250_000
 ONLINE, PLACES = "online_store.db", "places.parquet"
 _CONTRACT = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
 
-_YAML = """project: {project}
-provider: local
-registry: registry.db
-offline_store:
-  type: duckdb
-online_store:
-  type: sqlite
-  path: online_store.db
-entity_key_serialization_version: 3
-"""
+STORES = Path(__file__).parent / "stores"
+"""Feast's settings for other places: `laptop`, `redis`, `dynamodb_athena`, `spark` (``.yaml``)."""
 
 
 @contextlib.contextmanager
@@ -79,7 +71,9 @@ def _prepare_import() -> None:
                 vars(node).clear()
 
 
-def definitions(schema: Mapping[str, Any], folder: str = "", on_demand: bool = True) -> list[Any]:
+def definitions(
+    schema: Mapping[str, Any], folder: str = "", on_demand: bool = True, source: Callable[[str], Any] | None = None
+) -> list[Any]:
     """Return Feast's objects: entities, daily views, the on-demand view and the feature service.
 
     Parameters
@@ -90,6 +84,9 @@ def definitions(schema: Mapping[str, Any], folder: str = "", on_demand: bool = T
         Where the Parquet files are, ending in a slash; empty for paths relative to the folder itself.
     on_demand
         Whether to include the on-demand view and the service, which online reads do not need.
+    source
+        Makes Feast's data source from the name of a daily view, where the history is not in files of this
+        machine: an `AthenaSource` or a `SparkSource`, with the time stamp field ``event_timestamp``.
     """
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64, Int64
@@ -101,9 +98,10 @@ def definitions(schema: Mapping[str, Any], folder: str = "", on_demand: bool = T
         fields = [
             Field(name=name, dtype=Int64 if name.endswith("_snapshot") else Float64) for name in schema["fields"][view]
         ]
-        source = FileSource(name=view, path=f"{folder}{view}.parquet", timestamp_field="event_timestamp")
+        path = f"{folder}{view}.parquet"
+        own = source(view) if source else FileSource(name=view, path=path, timestamp_field="event_timestamp")
         ttl = timedelta(days=schema["ttl_days"])
-        views.append(FeatureView(name=view, entities=[entity], ttl=ttl, schema=fields, source=source))
+        views.append(FeatureView(name=view, entities=[entity], ttl=ttl, schema=fields, source=own))
         entities.append(entity)
     if not on_demand:
         return [*entities, *views]
@@ -156,13 +154,17 @@ def write_definitions(folder: Path, schema: Mapping[str, Any]) -> None:
     _prepare_import()
     from feast import FeatureStore
 
-    (folder / "feature_store.yaml").write_text(_YAML.format(project=PROJECT))
+    shutil.copyfile(STORES / "laptop.yaml", folder / "feature_store.yaml")
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        store = FeatureStore(config=_config(folder, folder / "registry.db", Path(scratch) / ONLINE))
+        store = FeatureStore(config=_config(folder, folder / "registry.db", _sqlite(Path(scratch))))
         store.apply(definitions(schema))
 
 
-def _config(folder: Path, registry: Path, online: Path) -> Any:
+def _sqlite(folder: Path) -> dict[str, Any]:
+    return {"type": "sqlite", "path": str(folder / ONLINE)}
+
+
+def _config(folder: Path, registry: Path, online: Mapping[str, Any]) -> Any:
     from feast import RepoConfig
 
     return RepoConfig(
@@ -170,13 +172,13 @@ def _config(folder: Path, registry: Path, online: Path) -> Any:
         provider="local",
         registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
         offline_store={"type": "duckdb"},
-        online_store={"type": "sqlite", "path": str(online)},
+        online_store=dict(online),
         entity_key_serialization_version=3,
         repo_path=folder,
     )
 
 
-def open_store(folder: Path | str, on_demand: bool = True) -> FeatureStore:
+def open_store(folder: Path | str, on_demand: bool = True, online: Mapping[str, Any] | None = None) -> FeatureStore:
     """Open the feature store of a folder, wherever the folder is now.
 
     Parameters
@@ -187,6 +189,9 @@ def open_store(folder: Path | str, on_demand: bool = True) -> FeatureStore:
         temporary one that goes away with the returned object.
     on_demand
         Whether to define the request-time view; the service computes these features itself.
+    online
+        Feast's settings of another online store, such as ``{"type": "redis", "connection_string":
+        "127.0.0.1:6379"}``; it must be running.
 
     Raises
     ------
@@ -199,7 +204,8 @@ def open_store(folder: Path | str, on_demand: bool = True) -> FeatureStore:
 
     folder = Path(folder).resolve()
     own = Path(tempfile.mkdtemp(prefix="lifecycle-store-"))
-    online = folder / ONLINE if (folder / ONLINE).exists() else own / ONLINE
+    if online is None:
+        online = _sqlite(folder if (folder / ONLINE).exists() else own)
     with _quiet():
         store = FeatureStore(config=_config(folder, own / "registry.db", online))
         store.apply(definitions(schema, f"{folder.as_posix()}/", on_demand))
@@ -278,7 +284,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
     with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _quiet():
         # Feast compares an event with every row of its entity, a whole history; only those of these days can match.
         _copy_snapshots(Path(store.config.repo_path), Path(scratch), times, timedelta(days=schema["ttl_days"]))
-        part = FeatureStore(config=_config(Path(scratch), Path(scratch) / "registry.db", Path(scratch) / ONLINE))
+        part = FeatureStore(config=_config(Path(scratch), Path(scratch) / "registry.db", _sqlite(Path(scratch))))
         part.apply(definitions(schema, f"{Path(scratch).as_posix()}/"))
         joined = part.get_historical_features(asked, part.get_feature_service(SERVICE)).to_df()
     return joined.sort_values("event_row", ignore_index=True)
@@ -287,12 +293,13 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
 def _copy_snapshots(folder: Path, target: Path, times: pd.Series, ttl: timedelta) -> None:
     """Copy the snapshots that events of these times can meet, from a TTL before the first event to the last one."""
     import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
 
     since, until = times.min() - ttl, times.max()
     for view in VIEWS:
         moment = ds.field("event_timestamp")
         rows = ds.dataset(folder / f"{view}.parquet").to_table(filter=(moment >= since) & (moment <= until))
-        files.write_parquet(rows, target / f"{view}.parquet")
+        pq.write_table(rows, target / f"{view}.parquet", compression="none")
 
 
 def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:

@@ -334,6 +334,8 @@ def entity_table(
 # Feast's DuckDB store drops every column whose name ends in "_y" (its joins mark duplicates so), hence the names.
 CUSTOMER_ATTRIBUTES = {"home_x": "home_x_km", "home_y": "home_y_km"}
 TERMINAL_ATTRIBUTES = {"x": "terminal_x_km", "y": "terminal_y_km"}
+ATTRIBUTES = {"customer_id": ("customers", CUSTOMER_ATTRIBUTES), "terminal_id": ("terminals", TERMINAL_ATTRIBUTES)}
+"""Id column -> the table of what is known of the entity, and the columns that features need."""
 
 
 def history_expressions(
@@ -349,15 +351,34 @@ def history_expressions(
     payments = ibis.memtable(columns)
     reports = ibis.memtable(report_columns(labels))
     days = ibis.memtable(snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
-    tables: dict[str, ibis.Table] = {}
-    own: dict[str, ibis.Table] = {}
-    for name, key, attributes, kept in (
-        ("customer_daily", "customer_id", customers, CUSTOMER_ATTRIBUTES),
-        ("terminal_daily", "terminal_id", terminals, TERMINAL_ATTRIBUTES),
-    ):
-        own[key] = ibis.memtable(entity_table(transactions, attributes, key, kept))
-        tables[name] = daily_windows(payments, reports, own[key], days, key).order_by("event_timestamp", key)
-    tables["recent"] = recent_windows(payments, own["terminal_id"]).order_by("micros", "transaction_id").drop("micros")
+    entities = {
+        "customer_id": ibis.memtable(entity_table(transactions, customers, "customer_id", CUSTOMER_ATTRIBUTES)),
+        "terminal_id": ibis.memtable(entity_table(transactions, terminals, "terminal_id", TERMINAL_ATTRIBUTES)),
+    }
+    return history_tables(payments, reports, entities, days)
+
+
+def history_tables(
+    payments: ibis.Table, reports: ibis.Table, entities: Mapping[str, ibis.Table], days: ibis.Table
+) -> dict[str, ibis.Table]:
+    """Return the three tables of history over tables of any backend, in a fixed row order.
+
+    Parameters
+    ----------
+    payments, reports
+        Tables with the columns of `payment_columns` and `report_columns`.
+    entities
+        The ids and attributes (`entity_table`), by id column.
+    days
+        The midnights (`snapshot_days`).
+    """
+    tables = {}
+    for key, own in entities.items():
+        daily = daily_windows(payments, reports, own, days, key)
+        tables[f"{key.removesuffix('_id')}_daily"] = daily.order_by("event_timestamp", key)
+    tables["recent"] = (
+        recent_windows(payments, entities["terminal_id"]).order_by("micros", "transaction_id").drop("micros")
+    )
     return tables
 
 

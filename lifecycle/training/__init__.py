@@ -80,7 +80,7 @@ RULE = (
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "logistic_regression": {"C": 0.1, "max_iter": 300},
-    "random_forest": {"n_estimators": 60, "min_samples_leaf": 5, "max_features": "sqrt", "max_samples": 0.5},
+    "random_forest": {"n_estimators": 60, "min_samples_leaf": 5, "max_features": "sqrt", "max_samples": 0.25},
     "gradient_boosting": {
         "learning_rate": 0.1,
         "max_iter": 100,
@@ -90,6 +90,10 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Hyperparameters of the ladder: near the library's defaults, held back a little since fraud is rare."""
+
+BINS = 128
+"""Bins a feature in gradient boosting. With weights the library sorts a feature anew for every bin; its default of
+255 takes half as long again, and the validation scores cannot tell the difference."""
 
 HONEST_ROWS = 60_000
 """Most honest payments a rung is fitted on. They are drawn at random, and each then counts for several."""
@@ -271,7 +275,7 @@ def make_model(name: str, names: list[str], seed: int, **params: Any) -> Any:
         return make_pipeline(make_encoder(names, "linear"), LogisticRegression(random_state=seed, **chosen))
     if name == "random_forest":
         return RandomForestClassifier(random_state=seed, **chosen)
-    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **chosen)
+    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_bins=BINS, **chosen)
 
 
 def sample_honest(is_fraud: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jupyter_cache import get_cache
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book"))
+
+import execute  # noqa: E402
+from fresh_outputs import cache_folder  # noqa: E402
+
 CELL = """
 import sys
 sys.path.insert(0, "code")
@@ -77,6 +83,18 @@ def test_an_edit_of_imported_code_replaces_the_outputs_and_nothing_else_executes
     assert "the answer is 42" in page(tiny_book)
     assert "the answer is 41" not in page(tiny_book)
     assert runs(tiny_book) == 2
+
+
+def test_what_was_executed_beforehand_is_not_executed_again(tiny_book: Path) -> None:
+    notebook = tiny_book / "stage.ipynb"
+    content, result = execute.execute(notebook, timeout=60)
+    cache = get_cache(cache_folder([tiny_book / "code"], tiny_book / "_build"))
+    assert result.err is None and not execute.is_kept(cache, notebook)
+    execute.keep(cache, notebook, content, result.time)
+    assert execute.is_kept(cache, notebook)
+    assert build(tiny_book).returncode == 0
+    assert "the answer is 41" in page(tiny_book)
+    assert runs(tiny_book) == 1
 
 
 def test_a_warning_fails_the_plain_build_and_goes_on_failing(tiny_book: Path) -> None:

@@ -1,16 +1,23 @@
 """Every notebook runs from its first cell to its last, and each of its assertions holds.
 
 They start in reverse order, two at a time, from one empty data folder: so the last notebook has to build
-all that it needs, beside another that needs most of the same.
+all that it needs, beside another that needs most of the same. The outputs are kept for the book, so that the
+step after this one need not execute everything again.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from measure import NOTEBOOKS, run_notebook
+from filelock import FileLock
+from measure import NOTEBOOKS, ROOT, run_notebook
+
+sys.path.insert(0, str(ROOT / "book"))
+
+from execute import MEASURES, keep, open_cache  # noqa: E402
 
 LIMIT_SECONDS = 2400
 """For a whole notebook, the building of the world and of every stage before it included."""
@@ -29,4 +36,8 @@ def test_notebook_runs(notebook: Path, record_property) -> None:
     record_property("peak_mb", round(run.peak_mb))
     print(f"{notebook.name}: {run.seconds:.0f} s, peak memory {run.peak_mb:.0f} MB")
     assert run.passed, run.output[-6000:]
+    if notebook.stem not in MEASURES:
+        (ROOT / "_build").mkdir(exist_ok=True)
+        with FileLock(ROOT / "_build" / ".executed.lock"):
+            keep(open_cache(), notebook, run.executed, run.seconds)
     assert run.peak_mb < LIMIT_MB
