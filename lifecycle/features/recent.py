@@ -77,16 +77,15 @@ class Recent:
         ndarray of float64, shape (payments, 13)
             Columns in the order of `windows.RECENT`.
         """
-        rows = [self._one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
+        rows = [self.observe_one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
         return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
 
-    def look(self, customers: Iterable[Any], terminals: Iterable[Any], micros: Iterable[int]) -> np.ndarray:
-        """Return the recent activity as of some moments, and remember nothing; shaped as what `observe` returns."""
-        rows = [self._look(*asked)[0] for asked in zip(customers, terminals, micros, strict=True)]
-        return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
+    def look_one(self, customer: Any, terminal: Any, now: int) -> tuple[float, ...]:
+        """Return the recent activity as of a moment, and remember nothing."""
+        return self._look(customer, terminal, now)[0]
 
-    def _one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
-        """Look, then remember."""
+    def observe_one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
+        """Return the recent activity before one payment, and remember the payment; see `observe`."""
         values, known, moved = self._look(customer, terminal, now)
         past = self._customers.get(customer)
         if past is None:

@@ -117,13 +117,12 @@ def recent_as_of(folder: Path | str, payments: pd.DataFrame, offline: pd.DataFra
     columns = payment_columns(events)
     ids = (columns["customer_id"].tolist(), columns["terminal_id"].tolist())
     wanted = events["transaction_id"].isin(offline["transaction_id"]).tolist()
+    payment_rows = zip(*ids, columns["micros"].tolist(), columns["units"].tolist(), wanted, strict=True)
     rows = []
-    for customer, terminal, now, units, asked in zip(
-        *ids, columns["micros"].tolist(), columns["units"].tolist(), wanted, strict=True
-    ):
+    for customer, terminal, now, units, asked in payment_rows:
         if asked:
-            rows.append(recent.look([customer], [terminal], [now // every * every])[0])
-        recent.observe([customer], [terminal], [now], [units])
+            rows.append(recent.look_one(customer, terminal, now // every * every))
+        recent.observe_one(customer, terminal, now, units)
     table = pd.DataFrame(np.array(rows, dtype="float32"), columns=list(RECENT))
     order = pd.Index(events.loc[wanted, "transaction_id"]).get_indexer(offline["transaction_id"])
     return table.iloc[order].reset_index(drop=True)
