@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,21 +95,23 @@ def _split(payments: pd.DataFrame, offline: pd.DataFrame) -> tuple[pd.DataFrame,
     return events, payments[times < first]
 
 
-def recent_as_of(folder: Path | str, payments: pd.DataFrame, offline: pd.DataFrame, every: int) -> pd.DataFrame:
-    """Return the recent activity of events as a job that runs every so often would have left it.
+def recent_as_of(
+    folder: Path | str, payments: pd.DataFrame, offline: pd.DataFrame, every: Sequence[int]
+) -> list[pd.DataFrame]:
+    """Return the recent activity of events as jobs that run every so often would have left it.
 
     Parameters
     ----------
     folder, payments, offline
         As in `replay`.
     every
-        Time between two runs of the job, in microseconds, such as `windows.HOUR`. An event finds the values
-        of the run before it. (Of windows of 30 days, their first hours may be missing.)
+        For each job the time between two runs, in microseconds, such as `windows.HOUR`. An event finds the
+        values of the run before it. (Of windows of 30 days, their first hours may be missing.)
 
     Returns
     -------
-    DataFrame of float32
-        The columns of `windows.RECENT`, one row an event, in the order of `offline`.
+    list of DataFrame of float32
+        For each job the columns of `windows.RECENT`, one row an event, in the order of `offline`.
     """
     events, past = _split(payments, offline)
     recent = Recent(read_places(folder))
@@ -118,14 +120,14 @@ def recent_as_of(folder: Path | str, payments: pd.DataFrame, offline: pd.DataFra
     ids = (columns["customer_id"].tolist(), columns["terminal_id"].tolist())
     wanted = events["transaction_id"].isin(offline["transaction_id"]).tolist()
     payment_rows = zip(*ids, columns["micros"].tolist(), columns["units"].tolist(), wanted, strict=True)
-    rows = []
+    rows: list[list[tuple[float, ...]]] = [[] for _ in every]
     for customer, terminal, now, units, asked in payment_rows:
         if asked:
-            rows.append(recent.look_one(customer, terminal, now // every * every))
+            for own, length in zip(rows, every, strict=True):
+                own.append(recent.look_one(customer, terminal, now // length * length))
         recent.observe_one(customer, terminal, now, units)
-    table = pd.DataFrame(np.array(rows, dtype="float32"), columns=list(RECENT))
     order = pd.Index(events.loc[wanted, "transaction_id"]).get_indexer(offline["transaction_id"])
-    return table.iloc[order].reset_index(drop=True)
+    return [pd.DataFrame(np.array(own, dtype="float32")[order], columns=list(RECENT)) for own in rows]
 
 
 def compare(served: np.ndarray, expected: np.ndarray, names: list[str], seconds: float = 0.0) -> Replay:

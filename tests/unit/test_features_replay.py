@@ -73,13 +73,13 @@ def test_an_event_that_nobody_paid_is_refused(artifact, bank, offline):
 
 
 def test_activity_as_of_the_last_event_is_the_offline_table(artifact, bank, offline):
-    table = features.recent_as_of(artifact, bank[0], offline, 1)
+    (table,) = features.recent_as_of(artifact, bank[0], offline, [1])
     names = [name for name in windows.RECENT if name in offline]
     np.testing.assert_array_equal(table[names].to_numpy(), offline[names].to_numpy("float32"))
 
 
 def test_a_job_once_an_hour_does_not_see_the_minutes_before(artifact, bank, offline):
-    table = features.recent_as_of(artifact, bank[0], offline, windows.HOUR)
+    (table,) = features.recent_as_of(artifact, bank[0], offline, [windows.HOUR])
     frame = bank[0].set_index("transaction_id")
     row = int(np.flatnonzero(offline["customer_count_1h"].to_numpy() > 0)[0])
     event = frame.loc[offline["transaction_id"].iloc[row]]
