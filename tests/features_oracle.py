@@ -5,10 +5,21 @@ Slow and straightforward on purpose: the tests hold the product's windows agains
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
 DAY = pd.Timedelta(days=1)
+
+VOCABULARY = {"channel": ["online", "pos"], "merchant_category": ["fuel", "grocery"]}
+CALENDAR = SimpleNamespace(
+    train_from="2025-07-20",
+    train_until="2025-07-28",
+    test_from="2025-08-04",
+    test_until="2025-08-10",
+    deploy_at="2025-08-14",
+)
 
 
 def rolling_daily(transactions, labels, key, lengths=(1, 7, 30)):
@@ -152,3 +163,26 @@ def random_bank(seed=0, customers=60, terminals=80, days=45, payments=6_000, str
 
 def _places(random, n, x, y):
     return {x: random.random(n) * 100, y: random.random(n) * 100}
+
+
+def preprocessed(folder, frame, labels, home=None, places=None):
+    """Write what the preprocessing stage would."""
+    from lifecycle import files
+
+    folder.mkdir()
+    tables = {"transactions": frame, "labels": labels, "customers": home, "terminals": places}
+    for name, table in tables.items():
+        if table is not None:
+            files.write_parquet(table, folder / f"{name}.parquet")
+    files.write_json(VOCABULARY, folder / "encoding.json")
+    return folder
+
+
+def built(root, *tables):
+    """Build the features of some tables; return the folder of the artifact."""
+    from lifecycle import features
+
+    out = root / "features"
+    out.mkdir()
+    features.build(CALENDAR, {"preprocessing": preprocessed(root / "preprocessing", *tables)}, out)
+    return out

@@ -17,6 +17,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
 from lifecycle.features.online import OnlineFeatures, Snapshots
 from lifecycle.features.recent import Recent
+from lifecycle.features.replay import compare, recent_as_of, replay
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import attribute_columns, feature_names, load_schema, make_schema
 from lifecycle.features.store import (
@@ -41,6 +42,7 @@ __all__ = [
     "assemble",
     "attribute_columns",
     "build",
+    "compare",
     "export_online",
     "feature_names",
     "history_features",
@@ -48,6 +50,8 @@ __all__ = [
     "make_schema",
     "materialize",
     "open_store",
+    "recent_as_of",
+    "replay",
     "request_features",
     "snapshot",
     "write_history",

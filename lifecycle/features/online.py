@@ -14,6 +14,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features.recent import Recent
 from lifecycle.features.request import request_features
 from lifecycle.features.schema import VIEWS, attribute_columns, feature_names, load_schema
+from lifecycle.features.text import prepare
 from lifecycle.features.windows import DAY, RECENT, SECOND, to_micros, to_units
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Snapshots:
     def __init__(self, folder: Path | str, change: Callable[[str, pd.DataFrame], pd.DataFrame] | None = None) -> None:
         self.folder = Path(folder)
         self._change = change
-        self._rows: dict[str, tuple[dict[Any, int], pd.DataFrame]] = {}
+        self._rows: dict[str, tuple[dict[Any, int], list[str], np.ndarray]] = {}
 
     def load(self, day: object) -> None:
         """Serve the rows as of the midnight that begins `day`, as a nightly job would."""
@@ -67,13 +68,15 @@ class Snapshots:
         for view, (key, _) in VIEWS.items():
             rows = snapshot(self.folder, view, day)
             rows = rows if self._change is None else self._change(view, rows)
-            self._rows[view] = {entity: row for row, entity in enumerate(rows[key].tolist())}, rows
+            fields = [name for name in rows.columns if name not in (key, "event_timestamp")]
+            places = {entity: row for row, entity in enumerate(rows[key].tolist())}
+            self._rows[view] = places, fields, rows[fields].to_numpy("float64")
 
     def read(self, view: str, key: str, ids: list[Any], fields: Sequence[str]) -> list[tuple[float, ...]]:
         """Return a row for each id; see `FeastRows.read`."""
-        places, rows = self._rows[view]
+        places, known, matrix = self._rows[view]
         wanted = np.array([places.get(entity, -1) for entity in ids], dtype="int64")
-        values = rows[list(fields)].to_numpy("float64")[wanted]
+        values = matrix[:, [known.index(name) for name in fields]][wanted]
         values[wanted < 0] = np.nan
         return list(map(tuple, values.tolist()))
 
@@ -98,6 +101,8 @@ class OnlineFeatures:
 
     Attributes
     ----------
+    rows
+        Where the daily rows come from: `FeastRows` or `Snapshots`.
     recent
         The recent activity (`Recent`); ``recent.seed(transactions)`` starts it from history.
     """
@@ -107,10 +112,11 @@ class OnlineFeatures:
 
         if isinstance(store, str | Path):
             store = open_store(store, on_demand=False)
-        self._daily_rows = store if isinstance(store, Snapshots) else FeastRows(store)
-        self.schema = load_schema(self._daily_rows.folder) if schema is None else schema
+        self.rows = store if isinstance(store, Snapshots) else FeastRows(store)
+        self.schema = load_schema(self.rows.folder) if schema is None else schema
         self.names = feature_names(self.schema)
-        self.recent = Recent(read_places(self._daily_rows.folder))
+        self.recent = Recent(read_places(self.rows.folder))
+        self._texts = prepare(self.schema["texts"])
         self._ttl = self.schema["ttl_days"] * DAY
         self._todays: dict[str, dict[Any, tuple[float, ...]]] = {view: {} for view in VIEWS}
 
@@ -139,7 +145,7 @@ class OnlineFeatures:
         values: dict[str, Any] = dict(columns)
         for view, (key, prefix) in VIEWS.items():
             values |= self._daily(view, key, prefix, columns[key], micros)
-        values |= request_features(values, self.schema["categories"], self.schema["texts"])
+        values |= request_features(values, self.schema["categories"], self._texts)
         units = to_units(columns["amount"]).tolist()
         observed = self.recent.observe(columns["customer_id"], columns["terminal_id"], micros.tolist(), units)
         values |= dict(zip(RECENT, observed.T, strict=True))
@@ -183,7 +189,7 @@ class OnlineFeatures:
         days = (micros // DAY).tolist()
         needed = [i for i, day in zip(ids, days, strict=True) if i not in today or today[i][taken] != day]
         read: dict[Any, tuple[float, ...]] = dict.fromkeys(needed)
-        read.update(zip(read, self._daily_rows.read(view, key, list(read), fields), strict=True))
+        read.update(zip(read, self.rows.read(view, key, list(read), fields), strict=True))
         newest = max(days, default=0)
         today.update((entity, row) for entity, row in read.items() if row[taken] == newest)
         rows = [read[entity] if entity in read else today[entity] for entity in ids]

@@ -26,7 +26,6 @@ from lifecycle.features.windows import (
     to_units,
 )
 
-LENGTHS = (7 * DAY, DAY, HOUR, 10 * MINUTE)
 NOTHING: tuple[tuple[()], ...] = ((),) * 5
 """The past of a customer who has none."""
 
@@ -78,16 +77,15 @@ class Recent:
         ndarray of float64, shape (payments, 13)
             Columns in the order of `windows.RECENT`.
         """
-        rows = [self._one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
+        rows = [self.observe_one(*payment) for payment in zip(customers, terminals, micros, units, strict=True)]
         return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
 
-    def look(self, customers: Iterable[Any], terminals: Iterable[Any], micros: Iterable[int]) -> np.ndarray:
-        """Return the recent activity as of some moments, and remember nothing; shaped as what `observe` returns."""
-        rows = [self._look(*asked)[0] for asked in zip(customers, terminals, micros, strict=True)]
-        return np.array(rows, dtype="float64").reshape(-1, len(RECENT))
+    def look_one(self, customer: Any, terminal: Any, now: int) -> tuple[float, ...]:
+        """Return the recent activity as of a moment, and remember nothing."""
+        return self._look(customer, terminal, now)[0]
 
-    def _one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
-        """Look, then remember."""
+    def observe_one(self, customer: Any, terminal: Any, now: int, units: int) -> tuple[float, ...]:
+        """Return the recent activity before one payment, and remember the payment; see `observe`."""
         values, known, moved = self._look(customer, terminal, now)
         past = self._customers.get(customer)
         if past is None:
@@ -108,7 +106,10 @@ class Recent:
         here = self._terminals.get(terminal, ())
         end = bisect_left(times, now)
         month = bisect_left(times, now - MEMORY, 0, end)
-        week, day, hour, minutes = (bisect_left(times, now - length, month, end) for length in LENGTHS)
+        week = bisect_left(times, now - 7 * DAY, month, end)
+        day = bisect_left(times, now - DAY, week, end)
+        hour = bisect_left(times, now - HOUR, day, end)
+        minutes = bisect_left(times, now - 10 * MINUTE, hour, end)
         known = places[month:end].count(terminal)
         moved, lasted = self._move(times, places, terminal, now, month, end)
         values = (

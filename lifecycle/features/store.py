@@ -436,5 +436,5 @@ def _places(folder: Path | str, day: object | None = None) -> pd.DataFrame:
     names = pq.read_schema(path).names
     position = names.index("event_timestamp")
     last = max(groups.row_group(k).column(position).statistics.max for k in range(groups.num_row_groups))
-    rows = snapshot(folder, "terminal_daily", last if day is None else day)
+    rows = snapshot(folder, "terminal_daily", last.date() if day is None else day)
     return rows[["terminal_id", *(name for name in COORDINATES[2:] if name in names)]].reset_index(drop=True)

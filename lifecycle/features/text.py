@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,9 @@ SCALE = 1_000
 
 MOST = 20_000
 """Descriptors to fit on, the most frequent ones."""
+
+REMEMBERED = 100_000
+"""Texts whose features a service keeps; descriptors come back again and again."""
 
 FEWEST = 50
 """Descriptors below which nothing is fitted."""
@@ -44,7 +46,6 @@ def text_names(texts: Mapping[str, Any]) -> list[str]:
     return [f"{name}_{k + 1}" for name, fitted in texts.items() for k in range(len(fitted["weights"][0]))]
 
 
-@lru_cache(maxsize=100_000)
 def pieces(text: str, buckets: int = BUCKETS, length: int = LENGTH) -> tuple[int, ...]:
     """Return the buckets of a text's letter runs, each bucket once, in order.
 
@@ -70,17 +71,28 @@ def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
     [[0.5, -0.02], [0.0, 0.0]]
     """
     values = values.tolist() if hasattr(values, "tolist") else list(values)
-    weights = _weights(fitted)
-    empty = np.zeros(weights.shape[1])
-    known = {}
-    for text in dict.fromkeys(values):
-        found = pieces(text, fitted["buckets"], fitted["length"]) if isinstance(text, str) else ()
-        known[text] = weights[list(found)].sum(axis=0) / (len(found) * SCALE) if found else empty
-    return np.array([known[text] for text in values]).reshape(-1, weights.shape[1])
+    if "rows" not in fitted:
+        fitted = prepare({"text": fitted})["text"]
+    rows = fitted["rows"]
+    if len(rows) > REMEMBERED:
+        rows.clear()
+    for text in {text for text in values if text not in rows}:
+        rows[text] = _row(text, fitted)
+    return np.array([rows[text] for text in values]).reshape(-1, fitted["weights"].shape[1])
 
 
-def _weights(fitted: Mapping[str, Any]) -> np.ndarray:
-    return np.array(fitted["weights"], dtype="int64")
+def prepare(texts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return fitted texts with their weights as arrays and room to remember what was computed, for many calls."""
+    return {
+        name: {**fitted, "weights": np.array(fitted["weights"], dtype="int64"), "rows": {}}
+        for name, fitted in texts.items()
+    }
+
+
+def _row(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
+    found = pieces(text, fitted["buckets"], fitted["length"]) if isinstance(text, str) else ()
+    sums = fitted["weights"][list(found)].sum(axis=0)
+    return tuple((sums / (max(len(found), 1) * SCALE)).tolist())
 
 
 def fit_texts(path: Path, since: object, until: object, name: str = "merchant_text") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from features_oracle import DAY, random_bank, rolling_daily, rolling_recent
+from features_oracle import CALENDAR, DAY, VOCABULARY, built, preprocessed, random_bank, rolling_daily, rolling_recent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,33 +19,6 @@ from lifecycle import features, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features import windows
 from lifecycle.features.request import INPUTS
-
-VOCABULARY = {"channel": ["online", "pos"], "merchant_category": ["fuel", "grocery"]}
-CALENDAR = SimpleNamespace(
-    train_from="2025-07-20",
-    train_until="2025-07-28",
-    test_from="2025-08-04",
-    test_until="2025-08-10",
-    deploy_at="2025-08-14",
-)
-
-
-def preprocessed(folder, frame, labels, home=None, places=None):
-    """Write what the preprocessing stage would."""
-    folder.mkdir()
-    tables = {"transactions": frame, "labels": labels, "customers": home, "terminals": places}
-    for name, table in tables.items():
-        if table is not None:
-            files.write_parquet(table, folder / f"{name}.parquet")
-    files.write_json(VOCABULARY, folder / "encoding.json")
-    return folder
-
-
-def built(root, *tables):
-    out = root / "features"
-    out.mkdir()
-    features.build(CALENDAR, {"preprocessing": preprocessed(root / "preprocessing", *tables)}, out)
-    return out
 
 
 @pytest.fixture(scope="module")
