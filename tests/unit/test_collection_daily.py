@@ -189,8 +189,8 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lifecycle.collection", "crashes"])
 
-    def run(sources: Path, folder: Path, dies_at: int | None = None) -> multiprocessing.Process:
-        process = context.Process(target=collect_and_die, args=(sources, folder, (DAYS[5], DAYS[-1]), dies_at))
+    def run(sources: Path, folder: Path, dies_at: int | None = None, until=(DAYS[-1],)) -> multiprocessing.Process:
+        process = context.Process(target=collect_and_die, args=(sources, folder, until, dies_at))
         process.start()
         return process
 
@@ -205,7 +205,7 @@ def test_a_process_killed_before_or_after_any_rename_loses_and_doubles_nothing(
     while kills < 30:
         folder, code = tmp_path / f"collection-{number}", None
         while code != 0:
-            process = start(sources, folder, dice.randrange(30))
+            process = start(sources, folder, dice.randrange(30), (DAYS[5], DAYS[-1]))
             process.join(60)
             code = process.exitcode
             assert code in (0, -signal.SIGKILL)
