@@ -363,10 +363,13 @@ def _stamp_sql(path: Path) -> str:
 
 
 def landed_stamp(target: Path) -> dict[str, str]:
-    """Return the stamp of a landed file, empty if it has not landed."""
+    """Return the stamp of a landed file, empty if it has not landed or a disk has damaged it."""
     if not target.exists():
         return {}
-    metadata = pq.read_metadata(target).metadata or {}
+    try:
+        metadata = pq.read_metadata(target).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
     return {name: metadata[name.encode()].decode() for name in ("format", "sha256") if name.encode() in metadata}
 
 
