@@ -20,7 +20,14 @@ from lifecycle import contracts, files
 from lifecycle.errors import ContractError
 from lifecycle.exploration import findings as _findings
 from lifecycle.exploration import leaks, model, reading, rows
-from lifecycle.exploration.columns import find_masks, find_units, find_zones, profile_column, robust_z
+from lifecycle.exploration.columns import (
+    find_masks,
+    find_units,
+    find_zones,
+    profile_column,
+    robust_z,
+    written_down,
+)
 from lifecycle.exploration.findings import SEVERITIES
 from lifecycle.exploration.grading import grade
 from lifecycle.exploration.labels import (
@@ -187,6 +194,9 @@ def explore(
     1
     """
     contracts.check(transactions, contracts.TRANSACTIONS, "the transactions to explore")
+    transactions = transactions.copy(deep=False)
+    for name in transactions.select_dtypes("object"):
+        transactions[name] = written_down(transactions[name])
     if len(labels):
         contracts.check(labels, contracts.LABELS, "the labels to explore")
     last = transactions["event_time"].max() if labels.empty else labels["known_at"].max()

@@ -57,6 +57,19 @@ def as_numbers(values: pd.Series) -> np.ndarray | None:
     return None
 
 
+def written_down(values: pd.Series) -> pd.Series:
+    """Return a column of arbitrary objects (lists, dates, mixtures) as text; any other column as it is.
+
+    Examples
+    --------
+    >>> written_down(pd.Series([[1], None, "a"])).tolist()
+    ['[1]', None, 'a']
+    """
+    if values.dtype != object or pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty"):
+        return values
+    return values.map(str, na_action="ignore")
+
+
 def count_levels(values: pd.Series) -> pd.Series:
     """Return the rows of each different text of a column, index of str, the most frequent first."""
     counts = values.value_counts()
@@ -84,8 +97,7 @@ def profile_column(values: pd.Series) -> dict[str, Any]:
     >>> profile_column(pd.Series(["food", "0000", None, "fuel"]))["mask"]
     '0000'
     """
-    if values.dtype == object:
-        values = values.map(str, na_action="ignore")  # whatever the objects are, they can be written down
+    values = written_down(values)
     masks = find_masks(values)
     numbers, text = as_numbers(values), is_text(values)
     hidden = values.isin(masks) if masks else pd.Series(False, values.index)
@@ -130,7 +142,7 @@ def find_masks(values: pd.Series) -> list[Any]:
         known = np.array(_DATE_MASKS, "datetime64[us]").astype("int64").tolist()
         found = np.unique([*_lonely_extremes(numbers), *_heaped(numbers, known, 5)]).astype("int64")
         return list(pd.Series(found.view("datetime64[us]")).dt.tz_localize("UTC").dt.tz_convert(present.dt.tz))
-    if as_numbers(values) is None or pd.api.types.is_bool_dtype(values.dtype):
+    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
         return []
     present = values.dropna()
     present = present[np.isfinite(as_numbers(present))]

@@ -27,7 +27,8 @@ p { max-width: 46rem; } .soft { color: var(--soft); }
 .tag { font-weight: 700; } .high { color: var(--high); } .medium { color: var(--medium); } .low { color: var(--low); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-.text th, .text td, th:first-child, td:first-child { text-align: left; } code { overflow-wrap: anywhere; }
+td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } code { overflow-wrap: anywhere; }
 ul.findings { list-style: none; padding: 0; margin: .6rem 0; } ul.findings li { border-top: 1px solid var(--line);
   padding: .45rem 0; } .row { display: grid; grid-template-columns: 8.5rem 1fr 4rem; gap: .5rem;
   align-items: center; font-size: .88rem; margin: .15rem 0; }
@@ -37,6 +38,8 @@ svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: var(--ink)
 svg .grid { stroke: var(--line); } svg .curve { stroke: var(--bar); fill: none; stroke-width: 2.5; }
 td.heat { background: color-mix(in srgb, var(--bar) calc(var(--heat) * 1%), transparent); }
 """
+
+_SHOWN = 100  # columns of a table
 
 
 def write_report(report: Mapping[str, Any], path: Path | str) -> None:
@@ -75,15 +78,14 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], css: str = "") -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table. Cells are HTML; one that begins with ``<td`` is taken as it is."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row) + "</tr>"
         for row in rows
     )
-    table = f'<table class="{css}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="wide">{table}</div>'
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _tag(severity: str) -> str:
@@ -255,7 +257,7 @@ def _columns(report: Mapping[str, Any]) -> str:
     text = "<h2>Columns</h2>"
     for table, content in report["tables"].items():
         rows = []
-        for name, p in list(content["columns"].items())[:100]:
+        for name, p in list(content["columns"].items())[:_SHOWN]:
             out = p.get("outliers")
             rows.append([
                 f"<code>{escape(name)}</code>", p["type"], f"{p['distinct']:,}", _percent(p["missing"]),
@@ -264,6 +266,8 @@ def _columns(report: Mapping[str, Any]) -> str:
             ])  # fmt: skip
         head = ["column", "type", "distinct", "missing", "disguised", "invalid", "outliers", "of logarithms"]
         text += f"<h3>{escape(table)}: {content['rows']:,} rows</h3>" + _table(head, rows)
+        if len(content["columns"]) > _SHOWN:
+            text += f"<p>The first {_SHOWN} of {len(content['columns'])} columns; all are in report.json.</p>"
     return text
 
 

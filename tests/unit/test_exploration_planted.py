@@ -114,7 +114,9 @@ def plant_all(table: pd.DataFrame, fraud: np.ndarray, random: np.random.Generato
     expected.add(("jump in time", new("x_jump", table["positive"] * np.where(chosen, 100, 1))))
     expected.add(("jump in time", new("x_silent", table["bell"].mask(chosen))))
     expected.add(("leak through time", new("x_knows", fraud * 10 + random.random(n))))
-    expected.add(("leak through time", new("x_after", pd.Series(np.where(fraud, 1.0, np.nan)))))
+    expected.add(
+        ("leak through time", new("x_after", table["bell"].where(random.random(n) < np.where(fraud, 0.75, 0.02))))
+    )
     later = table["event_time"] + pd.to_timedelta(random.random(n), "D")
     expected.add(("leak through time", new("x_later", later.dt.as_unit("us"))))
     return expected
