@@ -82,9 +82,8 @@ def _schema(file: pq.ParquetFile, wanted: list[str]) -> pa.Schema:
             if column.statistics is not None and column.statistics.null_count:
                 gaps.add(column.path_in_schema)
     fields = [file.schema_arrow.field(name) for name in wanted]
-    return pa.schema(
-        [f.with_type(pa.float64()) if f.name in gaps and pa.types.is_integer(f.type) else f for f in fields]
-    )
+    fields = [f.with_type(pa.float64()) if f.name in gaps and pa.types.is_integer(f.type) else f for f in fields]
+    return pa.schema(fields, metadata=file.schema_arrow.metadata)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.Table:

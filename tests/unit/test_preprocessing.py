@@ -106,7 +106,7 @@ def test_later_payments_change_nothing_of_what_was_learned(tmp_path: Path) -> No
     for name, frame in (("past", past), ("both", pd.concat([past, future]).astype({"channel": "category"}))):
         (tmp_path / f"{name}-out").mkdir()
         preprocessing.build(CALENDAR, {"collection": collected(tmp_path / name, frame)}, tmp_path / f"{name}-out")
-        learned.append((tmp_path / f"{name}-out" / "encoding.json").read_bytes())
+        learned.append((tmp_path / f"{name}-out" / "preprocessing.json").read_bytes())
     assert learned[0] == learned[1]
 
 
@@ -115,6 +115,15 @@ def test_an_empty_period_is_one_sentence(tmp_path: Path, day: str, what: str) ->
     source = collected(tmp_path / "in", payments([day]))
     with pytest.raises(LifecycleError, match=rf"The {what} period \[.*\) holds no payments: they run from {day}"):
         preprocessing.build(CALENDAR, {"collection": source}, tmp_path)
+
+
+def test_a_bank_of_which_nothing_is_known_yet_has_splits_without_frauds(tmp_path: Path) -> None:
+    source = collected(tmp_path / "in", payments(["2025-08-05", "2025-10-01"], customer_id=["a", "007"]))
+    pd.read_parquet(source / "labels.parquet").iloc[:0].to_parquet(source / "labels.parquet")
+    (tmp_path / "out").mkdir()
+    preprocessing.build(CALENDAR, {"collection": source}, tmp_path / "out")
+    splits = json.loads((tmp_path / "out" / "splits.json").read_text())
+    assert [(row["rows"], row["frauds"]) for row in splits] == [(0, 0), (1, 0), (0, 0), (1, 0), (0, 0)]
 
 
 def matrix(rows: int = 200, seed: int = 0) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -119,8 +120,8 @@ def collected(folder: Path, frame: pd.DataFrame, row_group_size: int = 10**6) ->
     labels = labels.astype({"is_fraud": "int8"})
     frame.to_parquet(folder / "transactions.parquet", row_group_size=row_group_size)
     labels.to_parquet(folder / "labels.parquet")
-    readings = pd.DataFrame({"terminal_id": [1, 2], "temperature": [20.0, -999.0], "tamper_events": [1, None]})
-    readings.astype({"tamper_events": "Int32"}).to_parquet(folder / "telemetry.parquet")
+    readings = pa.table({"terminal_id": [1, 2], "temperature": [20.0, -999.0], "tamper_events": [1, None]})
+    pq.write_table(readings, folder / "telemetry.parquet")
     return folder
 
 
