@@ -125,7 +125,8 @@ def _join(source: Path, folder: Path) -> tuple[float, float, int, bool]:
     from lifecycle.features import execution
 
     schema = features.load_schema(folder)
-    columns = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount", *schema["categories"]]
+    columns = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
+    columns += features.attribute_columns(schema)
     since = pipeline.Settings.from_environment().train_from
     until = pd.Timestamp(since) + pd.Timedelta(days=JOIN_DAYS)
     execution.write_events(source, folder / "recent.parquet", folder / "events.parquet", columns, since, until, until)
