@@ -91,9 +91,6 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
 }
 """Hyperparameters of the ladder: near the library's defaults, held back a little since fraud is rare."""
 
-BINS = 128
-"""Bins a feature in gradient boosting. With weights the library sorts a feature anew for every bin; its default of
-255 takes half as long again, and the validation scores cannot tell the difference."""
 
 HONEST_ROWS = 60_000
 """Most honest payments a rung is fitted on. They are drawn at random, and each then counts for several."""
@@ -275,7 +272,7 @@ def make_model(name: str, names: list[str], seed: int, **params: Any) -> Any:
         return make_pipeline(make_encoder(names, "linear"), LogisticRegression(random_state=seed, **chosen))
     if name == "random_forest":
         return RandomForestClassifier(random_state=seed, **chosen)
-    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_bins=BINS, **chosen)
+    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **chosen)
 
 
 def sample_honest(is_fraud: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -341,7 +338,19 @@ def fit_model(
     rows, weight = sample_honest(is_fraud, honest_rows, seed)
     step = f"{model.steps[-1][0]}__" if hasattr(model, "steps") else ""
     with threadpool_limits(1, user_api="openmp"):
+        if name == "gradient_boosting":
+            # With weights, boosting sorts every feature anew for every bin: most of its time.
+            return _restore_rate(model.fit(matrix[rows], is_fraud[rows]), weight.max())
         return model.fit(matrix[rows], is_fraud[rows], **{f"{step}sample_weight": weight})
+
+
+def _restore_rate(model: Any, weight: float) -> Any:
+    """Take back from a boosting model's odds what drawing one of `weight` honest payments did to them.
+
+    The prior correction of King and Zeng, "Logistic regression in rare events data", Political Analysis 9 (2001).
+    """
+    model._baseline_prediction = model._baseline_prediction - np.log(weight)
+    return model
 
 
 def side_by_side(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -231,6 +231,15 @@ def test_a_table_without_a_feature_is_refused_by_its_name():
         training.feature_matrix(pd.DataFrame({name: [0] for name in FEATURES if name != "amount_to_mean_30d"}), SCHEMA)
 
 
+def test_drawing_few_honest_payments_does_not_raise_the_expected_number_of_frauds():
+    random = np.random.default_rng(5)
+    matrix = random.normal(size=(40_000, 3)).astype("float32")
+    fraud = (matrix[:, 0] + random.normal(size=40_000) > 3.2).astype("int8")
+    model = training.fit_model("gradient_boosting", matrix, fraud, ["a", "b", "c"], seed=1, honest_rows=4_000)
+    expected = model.predict_proba(matrix)[:, 1].sum()
+    assert 0.85 < expected / fraud.sum() < 1.15
+
+
 # The stage
 
 
