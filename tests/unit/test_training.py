@@ -237,7 +237,7 @@ def test_drawing_few_honest_payments_does_not_raise_the_expected_number_of_fraud
     fraud = (matrix[:, 0] + random.normal(size=40_000) > 3.2).astype("int8")
     model = training.fit_model("gradient_boosting", matrix, fraud, ["a", "b", "c"], seed=1, honest_rows=4_000)
     expected = model.predict_proba(matrix)[:, 1].sum()
-    assert 0.85 < expected / fraud.sum() < 1.15
+    assert 0.8 < expected / fraud.sum() < 1.25  # several times as many without the correction
 
 
 # The stage
