@@ -300,6 +300,7 @@ RENAMED = "".join(
         ("operations/2025-07-01.log", b"\xff\xfe\x00" * 50, r"cannot be read"),
         ("holidays.csv", b"date,name,region\nsoon,Easter,all\n", r"column 'date' holds what is not a date"),
     ],
+    ids=["no bytes", "no gzip", "csv", "renamed", "no day", "no header", "xml", "no text", "no date"],
 )  # fmt: skip
 def test_a_file_of_the_wrong_kind_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, name: str, content: bytes, sentence: str
