@@ -125,7 +125,7 @@ def _read(inputs: Mapping[str, Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
     paths = {name: inputs["preprocessing"] / f"{name}.parquet" for name in names}
     tables = {name: pd.read_parquet(path) if path.exists() else None for name, path in paths.items()}
     kept = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount"]
-    kept += [name for name in signals.ATTRIBUTES if name in transactions.columns]
+    kept += features.attribute_columns(features.load_schema(inputs["features"]))
     return live.as_received(transactions[kept], superseded), tables
 
 
@@ -167,7 +167,7 @@ def _score(
     frame = frame[["transaction_id", "event_time", "customer_id", "amount"]]
     score = model.predict(matrix)
     at_the_time = _rescored(model, names, seen, score, snapshots)
-    scored = seen.assign(score=at_the_time, flagged=at_the_time >= model.threshold)
+    scored = seen.drop(columns=list(schema["texts"])).assign(score=at_the_time, flagged=at_the_time >= model.threshold)
     scored = scored[scored["event_time"] >= contracts.midnight(settings.train_until)].reset_index(drop=True)
     start = contracts.midnight(settings.deploy_at)
     return Bank(

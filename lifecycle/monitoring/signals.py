@@ -11,7 +11,6 @@ from lifecycle.monitoring.drift import DriftReference
 from lifecycle.monitoring.performance import DAY
 
 COMPARED = ("amount", "hour", "channel", "merchant_category", "score")
-ATTRIBUTES = ("channel", "merchant_category")
 FRESH_DAYS = 14
 """A fraud report counts as fresh when its payment is at most this old; older ones say little about today."""
 

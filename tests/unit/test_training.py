@@ -231,13 +231,16 @@ def test_a_table_without_a_feature_is_refused_by_its_name():
         training.feature_matrix(pd.DataFrame({name: [0] for name in FEATURES if name != "amount_to_mean_30d"}), SCHEMA)
 
 
-def test_drawing_few_honest_payments_does_not_raise_the_expected_number_of_frauds():
+@pytest.mark.parametrize(
+    ("name", "most"), [("logistic_regression", 1.25), ("random_forest", 2.5), ("gradient_boosting", 1.25)]
+)
+def test_drawing_few_honest_payments_does_not_raise_the_expected_number_of_frauds(name, most):
     random = np.random.default_rng(5)
     matrix = random.normal(size=(40_000, 3)).astype("float32")
     fraud = (matrix[:, 0] + random.normal(size=40_000) > 3.2).astype("int8")
-    model = training.fit_model("gradient_boosting", matrix, fraud, ["a", "b", "c"], seed=1, honest_rows=4_000)
+    model = training.fit_model(name, matrix, fraud, ["a", "b", "c"], seed=1, honest_rows=4_000)
     expected = model.predict_proba(matrix)[:, 1].sum()
-    assert 0.8 < expected / fraud.sum() < 1.25  # several times as many without the correction
+    assert 0.8 < expected / fraud.sum() < most  # several times as many without the correction
 
 
 # The stage
