@@ -75,6 +75,8 @@ def main() -> None:
     workers = min(len(todo), os.cpu_count() or 1)
     if not todo:
         return
+    # Two fits that both want every core wait for each other most of the time.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     print(f"Executing {len(todo)} notebooks, {workers} at a time ...", flush=True)
     with ThreadPoolExecutor(workers) as pool:
         waiting = {path: pool.submit(execute, path, timeout) for path in todo}

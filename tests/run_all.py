@@ -47,6 +47,7 @@ def run(step: str, folder: Path) -> tuple[bool, Counter[str]]:
     environ = dict(os.environ)
     if step == "code":
         environ.pop("LIFECYCLE_DATA_DIR", None)
+        environ.setdefault("OMP_NUM_THREADS", "1")  # two workers' fits would wait for each other
     else:
         environ["LIFECYCLE_DATA_DIR"] = str(folder / "data")
     began = time.perf_counter()
