@@ -29,7 +29,7 @@ from lifecycle import contracts, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features.request import COORDINATES, INPUTS, request_frame
 from lifecycle.features.schema import VIEWS, attribute_columns, feature_names, load_schema
-from lifecycle.features.windows import RECENT, plain_ids, quiet_utc, to_meters
+from lifecycle.features.windows import RECENT, connect, plain_ids, to_meters
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -259,16 +259,31 @@ def assemble(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([events[_CONTRACT].reset_index(drop=True), features.drop(columns="amount")], axis=1)
 
 
+@contextlib.contextmanager
+def _session() -> Iterator[None]:
+    """Give Feast a DuckDB session of its own, with the clock in UTC, and end it.
+
+    Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where the clocks change,
+    and every table that was ever joined would stay in memory.
+    """
+    import ibis
+
+    before = ibis.options.default_backend
+    backend = connect()
+    ibis.set_backend(backend)
+    try:
+        yield
+    finally:
+        ibis.options.default_backend = before
+        backend.disconnect()
+
+
 def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) -> pd.DataFrame:
     """Ask Feast for the daily and request-time features of some events, in the order of the events."""
-    import ibis
     from feast import FeatureStore
 
     texts = attribute_columns(schema)
 
-    # Feast joins in Ibis' default session. There, a TTL of one day would last 23 or 25 hours where
-    # the clocks change, unless the session's clock is UTC.
-    quiet_utc(ibis.get_backend())
     times = events["event_time"].astype(contracts.UTC)
     asked = pd.DataFrame(
         {
@@ -281,7 +296,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
             **{name: events[name].astype(object).where(events[name].notna(), None).to_numpy() for name in texts},
         }
     )
-    with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _session(), _quiet():
         # Feast compares an event with every row of its entity, a whole history; only those of these days can match.
         _copy_snapshots(Path(store.config.repo_path), Path(scratch), times, timedelta(days=schema["ttl_days"]))
         part = FeatureStore(config=_config(Path(scratch), Path(scratch) / "registry.db", _sqlite(Path(scratch))))
