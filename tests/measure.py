@@ -47,6 +47,7 @@ def _run_copy(notebook: Path, data_dir: Path, limit: float, threads: int) -> Run
     command = [sys.executable, "-m", "pytest", "--nbmake", f"--nbmake-timeout={int(limit)}", str(notebook)]
     command += ["--overwrite", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header", "--rootdir", str(ROOT)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ.pop("MPLBACKEND", None)  # the tests draw nothing; a notebook draws in its page
     environ["LIFECYCLE_DATA_DIR"] = str(data_dir)
     environ.setdefault("OMP_NUM_THREADS", str(threads))
     began = time.perf_counter()
