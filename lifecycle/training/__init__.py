@@ -343,7 +343,9 @@ def fit_model(
     """
     if name == DETECTOR:
         rows = np.random.default_rng(seed).choice(len(matrix), min(len(matrix), honest_rows), replace=False)
-        return make_model(name, names, seed, **params).fit(matrix[np.sort(rows)])
+        chosen = {**PARAMS[name], **params}
+        chosen["max_samples"] = min(chosen["max_samples"], len(rows))
+        return make_model(name, names, seed, **chosen).fit(matrix[np.sort(rows)])
     frauds = int(is_fraud.sum())
     if frauds == 0 or frauds == len(is_fraud):
         raise LifecycleError(

@@ -20,7 +20,6 @@ from lifecycle.errors import LifecycleError
 from lifecycle.settings import Settings
 from lifecycle.training import (
     LADDER,
-    PARAMS,
     TrainingData,
     fit_model,
     folds,
@@ -93,7 +92,7 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
         )
     knobs = {field.name for field in fields(Settings)} & set(run.data.params)
     settings = Settings.from_environment({f"LIFECYCLE_{key.upper()}": run.data.params[key] for key in knobs})
-    params = {key: _read(run.data.params[key]) for key in PARAMS.get(name, {}) if key in run.data.params}
+    params = {key: _read(run.data.params[key]) for key in set(run.data.params) - knobs - {"honest_rows"}}
     metrics = {
         key: [point.value for point in client.get_metric_history(run_id, key)]
         for key in run.data.metrics
