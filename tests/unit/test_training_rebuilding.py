@@ -16,9 +16,10 @@ def built(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("rebuilding")
     inputs, out = write_inputs(data_dir / "artifacts", rows=6_000), data_dir / "artifacts" / "training"
     out.mkdir()
-    with pytest.MonkeyPatch.context() as patch:  # quick models, with hyperparameters that the code does not have
-        patch.setitem(training.PARAMS, "random_forest", {"n_estimators": 4, "max_features": "sqrt"})
-        patch.setitem(training.PARAMS, "gradient_boosting", {"max_iter": 8, "l2_regularization": 1.7})
+    with pytest.MonkeyPatch.context() as patch:  # quick models, with other hyperparameters than the code has
+        patch.setitem(training.PARAMS, "random_forest", {**training.PARAMS["random_forest"], "n_estimators": 4})
+        fewer = {**training.PARAMS["gradient_boosting"], "max_iter": 8, "l2_regularization": 1.7}
+        patch.setitem(training.PARAMS, "gradient_boosting", fewer)
         training.build(knobs("training", data_dir), inputs, out)
     models = files.read_json(out / "ladder.json")["models"]
     return data_dir, inputs, {name: found["run_id"] for name, found in models.items()}
