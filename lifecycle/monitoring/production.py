@@ -101,6 +101,7 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         # Scoring is what needs the most memory: the service and the replay come after it, not beside it.
         bank = _score(settings, inputs, received, tables["labels"], snapshots)
         process = _begin_replay(settings, inputs, received, sample, snapshots, Path(scratch), out)
+        del received, tables
         try:
             files.write_parquet(bank.scored, out / "scored.parquet")
             reference, clean = _baseline(bank, sample, out)
