@@ -9,35 +9,43 @@ that depend on it and no others.
 A stage is a module with a function ``build(settings, inputs, out)``: `settings` shows the declared
 knobs and no others, `inputs` maps the name of a predecessor to its folder, and `out` is an empty
 folder to fill. The folder gets its final name only when the stage has succeeded.
+
+Each stage is built in a process of its own, so that what a build leaves in memory ends with it: a notebook
+that builds all the stages before its own stays as small as one that finds them built.
+
+A need such as ``"second:features"`` is the stage `features` of another simulated bank of `BANKS`.
 """
 
 from __future__ import annotations
 
-import ast
-import ctypes
-import gc
 import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
+import pickle
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import pyarrow as pa
 from filelock import FileLock
 
+import lifecycle
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.settings import Settings
+from lifecycle.source import code_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,16 @@ STAGES = {
     )
 }
 
+BANKS: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
+    # Another bank of the same kind, drawn with other random numbers: nothing was chosen by looking at it.
+    "second": lambda own: {
+        "seed": own.seed + 1,
+        "customers": max(own.customers // 2, 1),
+        "terminals": max(own.terminals // 2, 1),
+    },
+}
+"""Other simulated banks that a stage may need beside its own: what differs from the settings of the run."""
+
 
 class Knobs:
     """The part of the settings that one stage declared. Reading another knob is an error.
@@ -100,6 +118,10 @@ class Knobs:
 
     def __init__(self, settings: Settings, names: tuple[str, ...]) -> None:
         self._values = {name: getattr(settings, name) for name in dict.fromkeys(names)}
+
+    def values(self) -> dict[str, Any]:
+        """Return all declared knobs by name, so that a run can be recorded with everything it may have read."""
+        return dict(self._values)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -139,6 +161,8 @@ class Artifact:
 
     def frame(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Read the table ``<name>.parquet`` of this artifact."""
+        import pandas as pd  # a process that builds a stage imports this module, and should start at once
+
         return pd.read_parquet(self.file(f"{name}.parquet"), columns=columns)
 
     def json(self, name: str) -> Any:
@@ -184,10 +208,13 @@ class Pipeline:
             return _stage(name).needs
         if name == "collection":
             return ()
-        return tuple(need for need in _stage(name).needs if need != "world")
+        return tuple(need for need in _stage(name).needs if need != "world" and ":" not in need)
 
     def key(self, name: str) -> str:
         """Return the key of a stage's artifact: 16 hexadecimal digits."""
+        bank, _, own = name.rpartition(":")
+        if bank:
+            return self._at(bank).key(own)
         stage = _stage(name)
         parts: dict[str, Any] = {
             "stage": name,
@@ -200,13 +227,25 @@ class Pipeline:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def artifact(self, name: str) -> Artifact:
-        """Return the artifact of a stage, building it and what it needs if necessary."""
+        """Return the artifact of a stage, building it and what it needs if necessary.
+
+        `name` may name another bank too, such as ``"second:features"``.
+        """
+        bank, _, own = name.rpartition(":")
+        if bank:
+            return self._at(bank).artifact(own)
         key = self.key(name)
         path = self._root / f"{name}-{key}"
         if not (path / "manifest.json").exists():
             inputs = {need: self.artifact(need).path for need in self.needs(name)}
             self._build(name, key, path, inputs)
         return Artifact(name, key, path, files.read_json(path / "manifest.json"))
+
+    def _at(self, bank: str) -> Pipeline:
+        """Return the graph of another simulated bank."""
+        if bank not in BANKS:
+            raise LifecycleError(f"There is no bank {bank!r}; the banks are {', '.join(BANKS)}.")
+        return Pipeline(self.settings.with_(**BANKS[bank](self.settings)))
 
     def _build(self, name: str, key: str, path: Path, inputs: Mapping[str, Path]) -> None:
         """Build one artifact under a lock, so that a second process waits and then finds it."""
@@ -221,10 +260,11 @@ class Pipeline:
                 temporary.mkdir()
                 _say(f"building {name} ...")
                 began = time.perf_counter()
-                build = importlib.import_module(stage.module).build
+                knobs = Knobs(self.settings, stage.knobs)
                 if self.source is not None and name == "collection":
-                    build = self.source.build
-                build(Knobs(self.settings, stage.knobs), inputs, temporary)
+                    self.source.build(knobs, inputs, temporary)
+                else:
+                    _build_apart(stage, knobs, inputs, temporary)
                 seconds = time.perf_counter() - began
                 _write_manifest(self, stage, key, temporary, seconds)
                 os.replace(temporary, path)
@@ -240,7 +280,6 @@ class Pipeline:
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            _give_back_memory()
 
 
 def artifact(name: str, settings: Settings | None = None) -> Artifact:
@@ -283,113 +322,76 @@ def _clear_abandoned(root: Path, prefix: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _give_back_memory() -> None:
-    """Return freed memory to the system: allocators keep it, and a notebook may build ten stages in a row."""
-    gc.collect()
-    pa.default_memory_pool().release_unused()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
-
-
 def _say(text: str) -> None:
     print(f"[lifecycle] {text}", file=sys.stderr, flush=True)
 
 
-# What a stage's code is: its module and, step by step, every module of this package that it imports.
-# The ground floor is left out where its content reaches the key by another way (settings, by value)
-# or cannot change a result (errors, files, this module).
-_NOT_CODE = {"lifecycle", "lifecycle.settings", "lifecycle.errors", "lifecycle.files", "lifecycle.pipeline"}
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lifecycle import pipeline; pipeline.serve_build()"
+)
 
 
-def code_hash(module: str) -> str:
-    """Return a hash over the code that a module uses: its own, what it imports here, and library versions.
+def _build_apart(stage: Stage, knobs: Knobs, inputs: Mapping[str, Path], out: Path) -> None:
+    """Run a stage's `build` in a process of its own; raise here what it raises there.
 
-    Comments, docstrings and layout do not count, since they cannot change a result.
+    The job goes to the process through its standard input, which then stays open: when this process dies, the
+    other sees the end of it and stops too. What the stage raised comes back through its standard output.
     """
-    own, libraries = _closure(module)
-    parts = {name: _source_hash(name) for name in sorted(own)}
-    parts |= {name: _version(name) for name in sorted(libraries)}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    job = pickle.dumps((list(lifecycle.__path__), stage.module, knobs, dict(inputs), out))
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.write(job)
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it ended before it read the job; its exit code says more
+            answer = process.stdout.read()
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if answer:
+        error = pickle.loads(answer)
+        if error is not None:
+            raise error
+    elif code < 0:
+        raise LifecycleError(
+            f"The stage {stage.name} was ended by {signal.Signals(-code).name}, as a system does that runs out of "
+            "memory: close other programs and run again; earlier results are intact."
+        )
+    else:
+        raise LifecycleError(f"The stage {stage.name} ended with exit code {code}: see what it printed above.")
 
 
-def _closure(module: str) -> tuple[set[str], set[str]]:
-    own: set[str] = set()
-    libraries: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if not name or name in own or name in _NOT_CODE:
-            continue
-        own.add(name)
-        todo.append(name.rpartition(".")[0])  # importing a module runs its package first
-        for imported in _imports(name):
-            if imported.split(".")[0] == "lifecycle":
-                todo.append(imported)
-            else:
-                libraries.add(imported.split(".")[0])
-    return own, libraries - set(sys.stdlib_module_names)
+def serve_build() -> None:
+    """Build one stage as the process that `Pipeline` started for it: the job is read from standard input."""
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)  # what a stage prints is progress, and must not end up in the answer
+        paths, module, knobs, inputs, out = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        lifecycle.__path__[:] = paths
+        try:
+            importlib.import_module(module).build(knobs, inputs, out)
+        except BaseException as error:
+            answer.write(_portable(error))
+        else:
+            answer.write(pickle.dumps(None))
 
 
-def _source_path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise LifecycleError(f"The module {module} cannot be found; reinstall the package.")
-    return Path(spec.origin)
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
-def _is_module(name: str) -> bool:
+def _portable(error: BaseException) -> bytes:
+    """Return an exception as bytes; anything but a sentence for the user carries its traceback as a note."""
+    if not isinstance(error, LifecycleError):
+        error.add_note("In the process of the stage:\n" + "".join(traceback.format_exception(error)))
     try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _imports(module: str) -> set[str]:
-    """Return the full names of the modules that a module imports, inside functions too."""
-    path = _source_path(module)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([base] if base else [])])
-            found.add(base)
-            if base.split(".")[0] == "lifecycle":
-                found.update(f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
-    return {name for name in found if name and name != "__future__"}
-
-
-@cache
-def _tree(path: Path, _modified: int) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def _source_hash(module: str) -> str:
-    path = _source_path(module)
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-@cache
-def _version(library: str) -> str:
-    names = _distributions().get(library, [library])
-    try:
-        return importlib.metadata.version(names[0])
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
+        content = pickle.dumps(error)
+        pickle.loads(content)
+        return content
+    except Exception:
+        return pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
