@@ -193,17 +193,16 @@ def daily_windows(
     dense = entities.cross_join(days)
     dense = dense.left_join(tiles, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.left_join(known, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
+    dense = dense.mutate(**{column: dense[column].fill_null(0) for column in ("n", "total", "frauds")})
     name = key.removesuffix("_id")
     values: dict[str, ibis.Value] = {}
     for length in DAYS:
-        # There is a row for every midnight, so a number of rows is a number of days, and found without a search.
+        # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        count = dense["n"].sum().over(window).fill_null(0).cast("int64")
-        frauds = dense["frauds"].sum().over(window).fill_null(0).cast("int64")
-        values[f"{name}_count_{length}d"] = count
-        values[f"{name}_amount_sum_{length}d"] = dense["total"].sum().over(window).cast("int64")
-        values[f"{name}_fraud_{length}d"] = frauds
-    values[f"{name}_amount_max_30d"] = dense["largest"].max().over(window)
+        for column, ending in (("n", "count"), ("total", "amount_sum"), ("frauds", "fraud")):
+            summed = dense[column] if length == 1 else dense[column].sum().over(window)
+            values[f"{name}_{ending}_{length}d"] = summed.cast("int64")
+        values[f"{name}_amount_max_{length}d"] = dense["largest"].max().over(window)
     kept = [column for column in entities.columns if column != key]
     values[f"{name}_snapshot"] = dense["snapshot"]
     return _derive(dense.select(key, "event_timestamp", *kept, **values), name)
