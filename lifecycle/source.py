@@ -30,11 +30,13 @@ _NOT_CODE = {
 def code_hash(module: str) -> str:
     """Return a hash over the code that a module uses: its own, what it imports here, and library versions.
 
-    Comments, docstrings and layout do not count, since they cannot change a result.
+    Comments, docstrings and layout do not count, since they cannot change a result. Files in the packages
+    of that code that are no modules, such as settings in YAML, count byte for byte.
     """
     own, libraries = _closure(module)
     parts = {name: _source_hash(name) for name in sorted(own)}
     parts |= {name: _version(name) for name in sorted(libraries)}
+    parts |= _data_hashes(own)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,6 +56,17 @@ def _closure(module: str) -> tuple[set[str], set[str]]:
             else:
                 libraries.add(imported.split(".")[0])
     return own, libraries - set(sys.stdlib_module_names)
+
+
+def _data_hashes(modules: set[str]) -> dict[str, str]:
+    """Return a hash of each file of the packages among some modules that is not a module."""
+    hashes = {}
+    for module in sorted(modules):
+        path = _source_path(module)
+        for file in sorted(path.parent.rglob("[!.]*")) if path.name == "__init__.py" else ():
+            if file.is_file() and file.suffix != ".py" and file.parent.name != "__pycache__":
+                hashes[f"{module}/{file.relative_to(path.parent)}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashes
 
 
 def _source_path(module: str) -> Path:
