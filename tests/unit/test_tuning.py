@@ -1,8 +1,10 @@
 """Tuning: a seeded search on time-ordered folds that starts from the ladder and keeps what it tried."""
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from model_data import SETTINGS, knobs, write_inputs
 
 from lifecycle import economics, files, training, tuning
+from lifecycle.tuning import studies
 
 
 @pytest.fixture(scope="module")
@@ -74,39 +77,34 @@ def test_importance_needs_trials_that_differ():
     assert tuning.weigh_hyperparameters(study, seed=0) == {}
 
 
-KILLED = """
-import os, sys
-from lifecycle import tuning
-from lifecycle.tuning.studies import finished
-import optuna
+def small_study(storage, dies_at=None):
+    """Bring a study of one number to eight trials; kill this process in the middle of one if asked to."""
+    import optuna
+    from tqdm import tqdm
 
-study = optuna.create_study(storage=sys.argv[1], study_name="s", direction="maximize", load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
 
-def objective(trial):
-    x = trial.suggest_float("x", 0, 1)
-    if len(finished(study)) == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-    return -(x - 0.3) ** 2
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if len(studies.finished(study)) == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return -((x - 0.3) ** 2)
 
-from tqdm import tqdm
-bar = tqdm(total=8, disable=True)
-tuning.run_study(study, objective, 8, lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
-                 {"x": 0.5}, bar, seed=1)
-print([round(t.params["x"], 12) for t in finished(study)])
-"""
+    def make_sampler(seed):
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
+
+    studies.run_study(study, objective, 8, make_sampler, {"x": 0.5}, tqdm(disable=True), seed=1)
+    return [trial.params["x"] for trial in studies.finished(study)]
 
 
 def test_a_study_killed_in_a_trial_resumes_and_tries_what_it_would_have_tried(tmp_path):
-    def run(name, at):
-        command = [sys.executable, "-c", KILLED, f"sqlite:///{tmp_path / name}", str(at)]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ)
-
-    for at in (0, 4):
-        killed = run("killed.db", at)
-        assert killed.returncode == -9 and not killed.stdout
-    resumed, whole = run("killed.db", 99), run("whole.db", 99)
-    assert resumed.returncode == whole.returncode == 0, resumed.stderr
-    assert resumed.stdout == whole.stdout and len(eval(resumed.stdout)) == 8
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    code = f"import test_tuning; test_tuning.small_study({storage!r}, dies_at=4)"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = small_study(storage)
+    assert len(resumed) == 8 and resumed == pytest.approx(small_study(None), abs=1e-12)
 
 
 def test_an_interrupted_build_takes_its_study_up_again(built, tmp_path, monkeypatch):
