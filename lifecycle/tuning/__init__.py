@@ -187,7 +187,7 @@ def _place_of_study(settings: Any, lineage: Mapping[str, Any]) -> Path:
 
 
 def tabulate(study: Any) -> pd.DataFrame:
-    """Return one row a finished trial: number, state, value, best so far, seconds, hyperparameters, value on each fold."""
+    """Return one row a finished trial: number, state, value, best, seconds, settings, value on each fold."""
     rows = []
     for number, trial in enumerate(finished(study)):
         found = {f"fold_{i}": value for i, value in enumerate(trial.user_attrs.get("folds", []), start=1)}
