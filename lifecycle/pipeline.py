@@ -77,7 +77,7 @@ STAGES = {
         Stage(
             "tuning",
             "lifecycle.tuning",
-            ("preprocessing", "features", "training"),
+            ("preprocessing", "features", "training", "second:features"),
             _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage(

@@ -4,13 +4,19 @@ Parameters are learned from data; hyperparameters are chosen by whoever fits, he
 
 - ``best.json``: the hyperparameters found, their importance, the validation metrics, the threshold;
 - ``trials.parquet``: one row a trial, with its hyperparameters, its score on each fold, its state and seconds;
-- ``study.db``: the Optuna study (SQLite);
+- ``study.db``: the Optuna study (SQLite); while it runs it is in ``<data_dir>/studies``, so that it can be resumed;
+- ``lattice.parquet``: every setting of a small grid, with its score on each fold and in the second world;
+- ``replays.parquet``: Optuna, random and grid search over that lattice at the same number of fits, by seed;
+- ``optimism.parquet``: what the best of n settings promises, and what it keeps in the second world;
 - ``out_of_fold.parquet``: the tuned model's scores of the validation weeks;
 - ``model/``: the tuned model, fitted on the whole training period with the labels known at ``test_from``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,10 +45,41 @@ from lifecycle.training import (
     track,
 )
 from lifecycle.training.metrics import average_precision
+from lifecycle.tuning.comparing import (
+    LATTICE_ROWS,
+    METHODS,
+    SEEDS,
+    SPACE,
+    evaluate_lattice,
+    measure_optimism,
+    read_second,
+    replay_searches,
+    run_search,
+)
+from lifecycle.tuning.studies import PageBar, finished, run_study
+
+__all__ = [
+    "LATTICE_ROWS",
+    "METHODS",
+    "SEEDS",
+    "SPACE",
+    "build",
+    "evaluate_lattice",
+    "measure_optimism",
+    "read_second",
+    "replay_searches",
+    "run_search",
+    "run_study",
+    "score_folds",
+    "search",
+    "suggest",
+    "tabulate",
+    "weigh_hyperparameters",
+]
 
 NAME = "tuned_gradient_boosting"
 
-SEARCH_ROWS = 30_000
+SEARCH_ROWS = 10_000
 """Most honest payments a trial is fitted on: enough to rank settings, in half the time."""
 
 FINAL_ROWS = 60_000
@@ -84,16 +121,19 @@ def score_folds(
     return side_by_side(fit_and_score, [(fold,) for fold in cuts])
 
 
-def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str) -> Any:
+def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str, in_page: bool = False) -> Any:
     """Run the study: ``settings.trials`` trials of the tree-structured Parzen estimator, with median pruning.
 
     The first trial has the hyperparameters of the ladder, so that the search cannot end below where it began.
-    The value of a trial is its mean average precision over the folds.
+    The value of a trial is its mean average precision over the folds. A study that the storage already holds is
+    taken up where it ended.
 
     Parameters
     ----------
     storage
         A database address, such as ``sqlite:///study.db``.
+    in_page
+        Show the progress bar in a notebook's page instead of on the error stream.
 
     Returns
     -------
@@ -107,10 +147,9 @@ def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str) ->
         storage=storage,
         study_name="gradient_boosting",
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=settings.seed, n_startup_trials=max(2, settings.trials // 3)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
+        load_if_exists=True,
     )
-    study.enqueue_trial({**PARAMS["gradient_boosting"], "max_features": 1.0})
 
     def objective(trial: Any) -> float:
         params = suggest(trial)
@@ -127,24 +166,34 @@ def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str) ->
                 raise optuna.TrialPruned
         return float(np.mean(values))
 
-    with tqdm(total=settings.trials, desc="tuning", unit="trial", disable=None) as bar:
+    def make_sampler(seed: int) -> Any:
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, settings.trials // 3))
 
-        def advance(study: Any, _trial: Any) -> None:
-            bar.set_postfix_str(f"best average precision {study.best_value:.3f}")
-            bar.update()
-
-        study.optimize(objective, n_trials=settings.trials, callbacks=[advance])
+    first = {**PARAMS["gradient_boosting"], "max_features": 1.0}
+    make_bar = PageBar if in_page else tqdm
+    with make_bar(total=settings.trials, desc="tuning", unit="trial") as bar:
+        run_study(study, objective, settings.trials, make_sampler, first, bar, settings.seed)
     return study
 
 
+def _place_of_study(settings: Any, lineage: Mapping[str, Any]) -> Path:
+    """Return where a study is kept while it runs: outside the artifact, which an interrupted build loses."""
+    knobs = ("trials", "folds", "fold_days", "label_delay_days", "test_from")
+    identity = {**lineage, **{name: str(getattr(settings, name)) for name in knobs}}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(settings.data_dir).resolve() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{digest}.db"
+
+
 def tabulate(study: Any) -> pd.DataFrame:
-    """Return one row a trial: number, state, value, best so far, seconds, hyperparameters, value on each fold."""
+    """Return one row a finished trial: number, state, value, best, seconds, settings, value on each fold."""
     rows = []
-    for trial in study.trials:
+    for number, trial in enumerate(finished(study)):
         found = {f"fold_{i}": value for i, value in enumerate(trial.user_attrs.get("folds", []), start=1)}
         complete = trial.state.name == "COMPLETE"
         rows.append({
-            "number": trial.number, "state": trial.state.name.lower(),
+            "number": number, "state": trial.state.name.lower(),
             "value": trial.value if complete else np.nan,
             "seconds": trial.duration.total_seconds() if trial.duration else np.nan,
             **trial.params, **found,
@@ -174,8 +223,10 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Search, validate the best once more on more rows, choose its threshold by money, fit it on everything."""
     data = read_training(inputs, settings)
     cuts = folds(data.frame, data.labels, settings)
+    lineage = dataset_facts(inputs, data.schema, settings)
+    kept = _place_of_study(settings, lineage)
     began = time.perf_counter()
-    study = search(data, cuts, settings, f"sqlite:///{out / 'study.db'}")
+    study = search(data, cuts, settings, f"sqlite:///{kept}")
     seconds = time.perf_counter() - began
     table = tabulate(study)
     files.write_parquet(table, out / "trials.parquet")
@@ -193,7 +244,12 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     facts = card_facts(NAME, judged["threshold"], settings, rows, known)
     save_model(model, data.schema, out / "model", sample=matrix[-20_000:], **facts, params=params)
 
-    lineage = dataset_facts(inputs, data.schema, settings)
+    second = read_second(inputs, data.schema)
+    lattice = evaluate_lattice(data, cuts, settings.seed, second)
+    files.write_parquet(lattice, out / "lattice.parquet")
+    files.write_parquet(replay_searches(lattice, len(cuts), settings.seed), out / "replays.parquet")
+    files.write_parquet(measure_optimism(lattice, settings.seed), out / "optimism.parquet")
+
     found = {**judged, "params": params}
     best = {
         "name": NAME,
@@ -211,3 +267,4 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         **lineage,
     }
     files.write_json(best, out / "best.json")
+    shutil.move(kept, out / "study.db")
