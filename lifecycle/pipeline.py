@@ -50,7 +50,7 @@ class Stage:
     knobs: tuple[str, ...] = ()
 
 
-_WORLD = ("seed", "customers", "terminals", "days", "start", "deploy_at")
+_WORLD = ("seed", "customers", "terminals", "days", "start", "deploy_at", "fraud_mix")
 _CALENDAR = ("train_from", "train_until", "test_from", "test_until", "deploy_at", "label_delay_days")
 _FOLDS = ("folds", "fold_days", "label_delay_days")
 _MONEY = ("chargeback_fee", "review_cost", "friction_cost", "cards_per_day")

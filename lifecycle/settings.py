@@ -13,6 +13,9 @@ from lifecycle.errors import LifecycleError
 
 ROOT = Path(__file__).resolve().parents[1]
 
+FRAUD_MIXES = ("local", "consortium")
+"""Which kinds of fraud a simulated bank sees most: those of the course's bank, or those of the consortium."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -38,6 +41,7 @@ class Settings:
     terminals: int = 10_000
     days: int = 183
     start: date = date(2025, 7, 1)
+    fraud_mix: str = "local"
 
     # The calendar of the model. July only fills the feature windows.
     train_from: date = date(2025, 8, 1)
@@ -113,6 +117,8 @@ class Settings:
         for name in ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day"):
             if getattr(self, name) < 1:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.fraud_mix not in FRAUD_MIXES:
+            raise LifecycleError(f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}.")
         order = ("train_from", "train_until", "test_from", "test_until", "deploy_at")
         for earlier, later in zip(order, order[1:], strict=False):
             if getattr(self, earlier) > getattr(self, later):
