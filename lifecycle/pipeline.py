@@ -9,35 +9,45 @@ that depend on it and no others.
 A stage is a module with a function ``build(settings, inputs, out)``: `settings` shows the declared
 knobs and no others, `inputs` maps the name of a predecessor to its folder, and `out` is an empty
 folder to fill. The folder gets its final name only when the stage has succeeded.
+
+Each stage is built in a process of its own, so that what a build leaves in memory ends with it: a notebook
+that builds all the stages before its own stays as small as one that finds them built.
+
+A need such as ``"second:features"`` is the stage `features` of another simulated bank of `BANKS`.
 """
 
 from __future__ import annotations
 
 import ast
-import ctypes
-import gc
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
+import pickle
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import pyarrow as pa
 from filelock import FileLock
 
+import lifecycle
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,16 @@ STAGES = {
         ),
     )
 }
+
+BANKS: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
+    # Another bank of the same kind, drawn with other random numbers: nothing was chosen by looking at it.
+    "second": lambda own: {
+        "seed": own.seed + 1,
+        "customers": max(own.customers // 2, 1),
+        "terminals": max(own.terminals // 2, 1),
+    },
+}
+"""Other simulated banks that a stage may need beside its own: what differs from the settings of the run."""
 
 
 class Knobs:
@@ -139,6 +159,8 @@ class Artifact:
 
     def frame(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
         """Read the table ``<name>.parquet`` of this artifact."""
+        import pandas as pd  # a process that builds a stage imports this module, and should start at once
+
         return pd.read_parquet(self.file(f"{name}.parquet"), columns=columns)
 
     def json(self, name: str) -> Any:
@@ -184,10 +206,13 @@ class Pipeline:
             return _stage(name).needs
         if name == "collection":
             return ()
-        return tuple(need for need in _stage(name).needs if need != "world")
+        return tuple(need for need in _stage(name).needs if need != "world" and ":" not in need)
 
     def key(self, name: str) -> str:
         """Return the key of a stage's artifact: 16 hexadecimal digits."""
+        bank, _, own = name.rpartition(":")
+        if bank:
+            return self._at(bank).key(own)
         stage = _stage(name)
         parts: dict[str, Any] = {
             "stage": name,
@@ -200,13 +225,25 @@ class Pipeline:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def artifact(self, name: str) -> Artifact:
-        """Return the artifact of a stage, building it and what it needs if necessary."""
+        """Return the artifact of a stage, building it and what it needs if necessary.
+
+        `name` may name another bank too, such as ``"second:features"``.
+        """
+        bank, _, own = name.rpartition(":")
+        if bank:
+            return self._at(bank).artifact(own)
         key = self.key(name)
         path = self._root / f"{name}-{key}"
         if not (path / "manifest.json").exists():
             inputs = {need: self.artifact(need).path for need in self.needs(name)}
             self._build(name, key, path, inputs)
         return Artifact(name, key, path, files.read_json(path / "manifest.json"))
+
+    def _at(self, bank: str) -> Pipeline:
+        """Return the graph of another simulated bank."""
+        if bank not in BANKS:
+            raise LifecycleError(f"There is no bank {bank!r}; the banks are {', '.join(BANKS)}.")
+        return Pipeline(self.settings.with_(**BANKS[bank](self.settings)))
 
     def _build(self, name: str, key: str, path: Path, inputs: Mapping[str, Path]) -> None:
         """Build one artifact under a lock, so that a second process waits and then finds it."""
@@ -221,10 +258,11 @@ class Pipeline:
                 temporary.mkdir()
                 _say(f"building {name} ...")
                 began = time.perf_counter()
-                build = importlib.import_module(stage.module).build
+                knobs = Knobs(self.settings, stage.knobs)
                 if self.source is not None and name == "collection":
-                    build = self.source.build
-                build(Knobs(self.settings, stage.knobs), inputs, temporary)
+                    self.source.build(knobs, inputs, temporary)
+                else:
+                    _build_apart(stage, knobs, inputs, temporary)
                 seconds = time.perf_counter() - began
                 _write_manifest(self, stage, key, temporary, seconds)
                 os.replace(temporary, path)
@@ -240,7 +278,6 @@ class Pipeline:
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            _give_back_memory()
 
 
 def artifact(name: str, settings: Settings | None = None) -> Artifact:
@@ -283,18 +320,79 @@ def _clear_abandoned(root: Path, prefix: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _give_back_memory() -> None:
-    """Return freed memory to the system: allocators keep it, and a notebook may build ten stages in a row."""
-    gc.collect()
-    pa.default_memory_pool().release_unused()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
-
-
 def _say(text: str) -> None:
     print(f"[lifecycle] {text}", file=sys.stderr, flush=True)
+
+
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lifecycle import pipeline; pipeline.serve_build()"
+)
+
+
+def _build_apart(stage: Stage, knobs: Knobs, inputs: Mapping[str, Path], out: Path) -> None:
+    """Run a stage's `build` in a process of its own; raise here what it raises there.
+
+    The job goes to the process through its standard input, which then stays open: when this process dies, the
+    other sees the end of it and stops too. What the stage raised comes back through its standard output.
+    """
+    job = pickle.dumps((list(lifecycle.__path__), stage.module, knobs, dict(inputs), out))
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.write(job)
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it ended before it read the job; its exit code says more
+            answer = process.stdout.read()
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if answer:
+        error = pickle.loads(answer)
+        if error is not None:
+            raise error
+    elif code < 0:
+        raise LifecycleError(
+            f"The stage {stage.name} was ended by {signal.Signals(-code).name}, as a system does that runs out of "
+            "memory: close other programs and run again; earlier results are intact."
+        )
+    else:
+        raise LifecycleError(f"The stage {stage.name} ended with exit code {code}: see what it printed above.")
+
+
+def serve_build() -> None:
+    """Build one stage as the process that `Pipeline` started for it: the job is read from standard input."""
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)  # what a stage prints is progress, and must not end up in the answer
+        paths, module, knobs, inputs, out = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        lifecycle.__path__[:] = paths
+        try:
+            importlib.import_module(module).build(knobs, inputs, out)
+        except BaseException as error:
+            answer.write(_portable(error))
+        else:
+            answer.write(pickle.dumps(None))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _portable(error: BaseException) -> bytes:
+    """Return an exception as bytes; anything but a sentence for the user carries its traceback as a note."""
+    if not isinstance(error, LifecycleError):
+        error.add_note("In the process of the stage:\n" + "".join(traceback.format_exception(error)))
+    try:
+        content = pickle.dumps(error)
+        pickle.loads(content)
+        return content
+    except Exception:
+        return pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
 
 
 # What a stage's code is: its module and, step by step, every module of this package that it imports.

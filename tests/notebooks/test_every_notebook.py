@@ -22,10 +22,8 @@ from execute import MEASURES, keep, open_cache  # noqa: E402
 LIMIT_SECONDS = 2400
 """For a whole notebook, the building of the world and of every stage before it included."""
 
-LIMIT_MB = 4500
-"""For a notebook that builds every stage in its own kernel, with the service and the replay it starts. With its
-artifacts there, a notebook stays under 3,000 MB: `make benchmark ONLY=notebooks.warm` says so.
-"""
+LIMIT_MB = 3000
+"""For a notebook and every process it starts: the stages it builds, the service and the replay."""
 
 
 @pytest.mark.notebooks

@@ -7,6 +7,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import lifecycle
@@ -185,9 +186,12 @@ def test_a_killed_build_is_cleared_and_done_again(toy):
     while not left_behind(settings) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left_behind(settings), "the build never began"
+    children = psutil.Process(process.pid).children()
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL and left_behind(settings)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, "the build went on without the process that started it"
     assert pipeline.artifact("first", settings).file("a.txt").read_text() == "7 one"
     assert not left_behind(settings)
 
@@ -212,6 +216,40 @@ def test_a_changed_file_is_refused_by_name(toy):
         pipeline.artifact("first", settings).file("a.txt")
 
 
+def test_a_build_that_the_system_ends_is_one_sentence(toy):
+    settings, write = toy
+    pipeline.artifact("first", settings)
+    write("toy_second", "import os\ndef build(settings, inputs, out):\n    os.kill(os.getpid(), 9)\n")
+    with pytest.raises(LifecycleError, match="stage second was ended by SIGKILL.*earlier results are intact"):
+        pipeline.artifact("second", settings)
+    assert not left_behind(settings)
+
+
+def test_what_a_stage_prints_is_no_answer_and_what_it_raises_says_where(toy, capfd):
+    settings, write = toy
+    write("toy_first", "def build(settings, inputs, out):\n    print('half way')\n    raise KeyError('amount')\n")
+    with pytest.raises(KeyError, match="amount") as caught:
+        pipeline.artifact("first", settings)
+    assert "toy_first.py" in caught.value.__notes__[0]
+    out, err = capfd.readouterr()
+    assert "half way" in err and not out
+
+
+def test_a_stage_may_need_another_bank(toy, monkeypatch):
+    settings, write = toy
+    write("toy_apart", SECOND.replace("first", "second:first"))
+    stages = {
+        **pipeline.STAGES,
+        "apart": pipeline.Stage("apart", "lifecycle.toy_apart", ("second:first",), ("data_dir",)),
+    }
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    assert pipeline.artifact("apart", settings).file("b.txt").read_text() == "8 one!"
+    foreign = pipeline.Source({"file": "x"}, lambda settings, inputs, out: None)
+    assert pipeline.Pipeline(settings, foreign).needs("apart") == ()
+    with pytest.raises(LifecycleError, match="no bank 'third'; the banks are second"):
+        pipeline.artifact("third:first", settings)
+
+
 def test_an_unknown_stage_is_named_with_the_known_ones():
     with pytest.raises(LifecycleError, match="no stage 'cooking'; the stages are world, collection"):
         pipeline.artifact("cooking")
@@ -221,7 +259,9 @@ def test_the_real_graph_is_sound():
     settings = Settings()
     seen: set[str] = set()
     for stage in pipeline.STAGES.values():
-        assert set(stage.needs) <= seen, f"{stage.name} needs a stage that comes later"
+        needs = {need.partition(":")[2] or need for need in stage.needs}
+        assert needs <= seen, f"{stage.name} needs a stage that comes later"
+        assert {need.partition(":")[0] for need in stage.needs if ":" in need} <= set(pipeline.BANKS)
         seen.add(stage.name)
         for knob in stage.knobs:
             assert hasattr(settings, knob), f"{stage.name} declares an unknown knob {knob}"
