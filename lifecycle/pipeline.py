@@ -77,6 +77,12 @@ STAGES = {
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
         Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
         Stage(
+            "consortium",
+            "lifecycle.consortium",
+            ("preprocessing", "features", "consortium:preprocessing", "consortium:features"),
+            ("seed",) + _CALENDAR + _MONEY,
+        ),
+        Stage(
             "tuning",
             "lifecycle.tuning",
             ("preprocessing", "features", "training"),
@@ -104,6 +110,13 @@ BANKS: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
         "seed": own.seed + 1,
         "customers": max(own.customers // 2, 1),
         "terminals": max(own.terminals // 2, 1),
+    },
+    # A bank with other customers and another mix of frauds, whose model is offered to the run's bank.
+    "consortium": lambda own: {
+        "seed": own.seed + 1000,
+        "customers": max(own.customers * 4 // 5, 1),
+        "terminals": max(own.terminals * 4 // 5, 1),
+        "fraud_mix": "consortium",
     },
 }
 """Other simulated banks that a stage may need beside its own: what differs from the settings of the run."""

@@ -118,7 +118,9 @@ class Settings:
             if getattr(self, name) < 1:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; it must be at least 1.")
         if self.fraud_mix not in FRAUD_MIXES:
-            raise LifecycleError(f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}.")
+            raise LifecycleError(
+                f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}."
+            )
         order = ("train_from", "train_until", "test_from", "test_until", "deploy_at")
         for earlier, later in zip(order, order[1:], strict=False):
             if getattr(self, earlier) > getattr(self, later):
