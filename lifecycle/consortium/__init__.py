@@ -66,6 +66,8 @@ __all__ = [
 METHODS = ("direct", "adapted", "from_scratch", "scratch_logistic")
 """What is compared; the last one is the control."""
 
+METRICS = ("average_precision", "share_of_perfect")
+
 PAIRS = (
     ("from_scratch", "direct"),
     ("from_scratch", "adapted"),
@@ -373,23 +375,23 @@ def describe_curve(table: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         ``points`` (one a method and number of days), ``differences`` (what a method is ahead of another,
-        paired by repeat and draw) and ``crossings`` (see `crossing`), both by ``"method over method"``.
+        paired by repeat and draw) and ``crossings`` (see `crossing`), both by metric and ``"method over method"``.
     """
-    metrics = ("average_precision", "share_of_perfect")
     points = [
         {"method": method, "days": int(days), "frauds": round(float(part["frauds"].mean()), 1)}
-        | {metric: _interval(part[metric].to_numpy()) for metric in metrics}
+        | {metric: _interval(part[metric].to_numpy()) for metric in METRICS}
         for (method, days), part in table.groupby(["method", "days"], sort=True)
     ]
-    wide = table.pivot(index=["repeat", "draw"], columns=["method", "days"], values="average_precision")
-    differences, crossings = {}, {}
-    for one, other in PAIRS:
-        ahead = wide[one] - wide[other]
-        name = f"{one} over {other}"
-        differences[name] = [{"days": int(days)} | _interval(ahead[days].to_numpy()) for days in ahead]
-        crossings[name] = crossing(ahead)
-    return {"days": [int(d) for d in sorted(table["days"].unique())], "points": points,
-            "differences": differences, "crossings": crossings}  # fmt: skip
+    differences: dict[str, dict[str, Any]] = {metric: {} for metric in METRICS}
+    crossings: dict[str, dict[str, Any]] = {metric: {} for metric in METRICS}
+    for metric in METRICS:
+        wide = table.pivot(index=["repeat", "draw"], columns=["method", "days"], values=metric)
+        for one, other in PAIRS:
+            ahead, name = wide[one] - wide[other], f"{one} over {other}"
+            differences[metric][name] = [{"days": int(days)} | _interval(ahead[days].to_numpy()) for days in ahead]
+            crossings[metric][name] = crossing(ahead)
+    sizes = [int(days) for days in sorted(table["days"].unique())]
+    return {"days": sizes, "points": points, "differences": differences, "crossings": crossings}
 
 
 def crossing(ahead: pd.DataFrame) -> dict[str, float | None]:

@@ -85,7 +85,7 @@ def test_a_published_model_helps_a_bank_of_the_same_kind_that_has_two_days_of_la
         for p in files.read_json(out / "curve.json")["points"]
         if p["days"] == 2
     }
-    assert few["direct"] > few["from_scratch"] and few["adapted"] > few["scratch_logistic"]
+    assert few["direct"] > few["from_scratch"] and few["adapted"] > few["from_scratch"]
 
 
 def test_a_code_with_another_vocabulary_and_a_text_with_other_weights_are_not_shared():
