@@ -58,7 +58,7 @@ class Stage:
     knobs: tuple[str, ...] = ()
 
 
-_WORLD = ("seed", "customers", "terminals", "days", "start", "deploy_at")
+_WORLD = ("seed", "customers", "terminals", "days", "start", "deploy_at", "fraud_mix")
 _CALENDAR = ("train_from", "train_until", "test_from", "test_until", "deploy_at", "label_delay_days")
 _FOLDS = ("folds", "fold_days", "label_delay_days")
 _MONEY = ("chargeback_fee", "review_cost", "friction_cost", "cards_per_day")
@@ -74,6 +74,12 @@ STAGES = {
         Stage("preprocessing", "lifecycle.preprocessing", ("collection",), _CALENDAR),
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
         Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
+        Stage(
+            "consortium",
+            "lifecycle.consortium",
+            ("preprocessing", "features", "consortium:preprocessing", "consortium:features"),
+            ("seed",) + _CALENDAR + _MONEY,
+        ),
         Stage(
             "tuning",
             "lifecycle.tuning",
@@ -102,6 +108,13 @@ BANKS: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
         "seed": own.seed + 1,
         "customers": max(own.customers // 2, 1),
         "terminals": max(own.terminals // 2, 1),
+    },
+    # A bank with other customers and another mix of frauds, whose model is offered to the run's bank.
+    "consortium": lambda own: {
+        "seed": own.seed + 1000,
+        "customers": max(own.customers * 4 // 5, 1),
+        "terminals": max(own.terminals * 4 // 5, 1),
+        "fraud_mix": "consortium",
     },
 }
 """Other simulated banks that a stage may need beside its own: what differs from the settings of the run."""

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _COUNTS = ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day", "horizon_months")
 _PRICES = ("chargeback_fee", "review_cost", "friction_cost", "analyst_hour", "prediction_cost",
            "bought_prediction_cost", "operation_cost", "development_cost")  # fmt: skip
+FRAUD_MIXES = ("local", "consortium")
+"""Which kinds of fraud a simulated bank sees most: those of the course's bank, or those of the consortium."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
     terminals: int = 10_000
     days: int = 183
     start: date = date(2025, 7, 1)
+    fraud_mix: str = "local"
 
     # The calendar of the model. July only fills the feature windows.
     train_from: date = date(2025, 8, 1)
@@ -127,6 +130,10 @@ class Settings:
         for name in _PRICES:
             if not 0 <= getattr(self, name) < math.inf:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; a price is a number of at least 0.")
+        if self.fraud_mix not in FRAUD_MIXES:
+            raise LifecycleError(
+                f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}."
+            )
         order = ("train_from", "train_until", "test_from", "test_until", "deploy_at")
         for earlier, later in zip(order, order[1:], strict=False):
             if getattr(self, earlier) > getattr(self, later):

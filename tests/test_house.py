@@ -29,6 +29,7 @@ STAGES = (
     "preprocessing",
     "features",
     "training",
+    "consortium",
     "tuning",
     "evaluation",
     "deployment",

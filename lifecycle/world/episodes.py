@@ -85,6 +85,13 @@ KINDS = (
 # fmt: on
 TRIP, SPREE, BURST, LARGE, SKIM, STOLEN, TESTING, GIFT = range(len(KINDS))
 
+# How often each kind starts in a bank of another mix, times `Kind.starts`; what is not named keeps its rate.
+# The consortium's members sell online: tested cards abound, and hardly anybody tampers with a terminal.
+MIXES: dict[str, dict[str, float]] = {
+    "local": {},
+    "consortium": {"large_amount": 0.5, "skimming": 0.1, "stolen_card": 0.4, "card_testing": 3.0},
+}
+
 
 def _column(name: str) -> np.ndarray:
     return np.array([getattr(kind, name) for kind in KINDS])
@@ -249,7 +256,7 @@ class EpisodeSource:
         """Draw the windows of all kinds but skimming that start on a day."""
         people, day = self._people, day_of(self._settings, index)
         factor = _start_factors(day, self._settings)
-        expected = np.array([k.starts for k in KINDS]) * factor * len(people.age) / 1000
+        expected = _starts(self._settings) * factor * len(people.age) / 1000
         expected[SKIM] = 0.0
         kind = np.repeat(np.arange(len(KINDS)), rng.poisson(expected))
         n = len(kind)
@@ -276,7 +283,7 @@ class EpisodeSource:
     def _skimmed_terminals(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the shop terminals that somebody tampers with on a day: rows (terminal, start, end)."""
         kind = KINDS[SKIM]
-        n = rng.poisson(kind.starts * len(self._people.age) / 1000)
+        n = rng.poisson(_starts(self._settings)[SKIM] * len(self._people.age) / 1000)
         u = rng.random(n)
         terminal = np.searchsorted(self._skim_cumulative, u * self._skim_cumulative[-1], side="right")
         start = ((index + rng.random(n)) * DAY_MS).astype(np.int64)
@@ -296,6 +303,12 @@ class EpisodeSource:
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
         kinds = (np.int64, np.int64, np.int64, np.int64, np.float64, np.int64)
         return Episodes(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
+
+
+def _starts(settings: Any) -> np.ndarray:
+    """Return the expected episodes of each kind per 1,000 customers a day in the settings' mix of frauds."""
+    mix = MIXES[settings.fraud_mix]
+    return np.array([kind.starts * mix.get(kind.name, 1.0) for kind in KINDS])
 
 
 def _who_starts(people: Population) -> list[np.ndarray]:

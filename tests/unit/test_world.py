@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lifecycle import world
 from lifecycle.errors import LifecycleError
-from lifecycle.settings import Settings
+from lifecycle.settings import FRAUD_MIXES, Settings
 from lifecycle.world import episodes, incidents, rhythm
 from lifecycle.world.episodes import MODE, NEVER
 from lifecycle.world.population import make_population
@@ -48,6 +48,22 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another():
 
 def test_the_world_of_this_seed_is_the_one_that_was_recorded():
     assert world.fingerprint(world.payments(SMALL)) == GOLDEN
+
+
+def test_another_mix_of_frauds_changes_the_frauds_and_leaves_the_honest_customers_alone():
+    sizes = Settings(customers=1000, terminals=2000, days=60)
+    own, other = (world.payments(sizes.with_(fraud_mix=mix)) for mix in FRAUD_MIXES)
+    count = {mix: table["mode"].value_counts() for mix, table in zip(FRAUD_MIXES, (own, other), strict=True)}
+    assert count["consortium"]["card_testing"] > 2 * count["local"]["card_testing"]
+    assert count["consortium"]["skimming"] < 0.4 * count["local"]["skimming"]
+    assert abs(len(other) / len(own) - 1) < 0.05
+    assert set(episodes.MIXES) == set(FRAUD_MIXES)
+    assert all(set(mix) <= {kind.name for kind in episodes.KINDS if kind.mode} for mix in episodes.MIXES.values())
+
+
+def test_an_unknown_mix_of_frauds_is_refused():
+    with pytest.raises(LifecycleError, match="fraud_mix is 'none'; it must be one of local, consortium"):
+        Settings(fraud_mix="none")
 
 
 def test_another_process_makes_the_same_world():
