@@ -142,12 +142,14 @@ def own_pipeline(
     """
     from lifecycle import collection
 
-    names = read_map(mapping) if mapping else None
+    names = collection.read_mapping(mapping) if mapping else None
     inputs = {"transactions": transactions, "labels": labels, "map": mapping}
     for path in inputs.values():
         if path is not None and not path.is_file():
             raise LifecycleError(f"File not found: {path}; check the path.")
     identity = {name: files.sha256(path) for name, path in inputs.items() if path is not None}
+    # A delay of the mapping is one of the run: the calendar keeps it between training and test.
+    settings = settings.with_(label_delay_days=(names or {}).get("label_delay_days", settings.label_delay_days))
     source = Source(identity, collection.ingest(transactions, labels, names, settings.label_delay_days))
     collected = Pipeline(settings, source).artifact("collection")
     times = collected.frame("transactions", columns=["event_time"])["event_time"]
@@ -155,22 +157,6 @@ def own_pipeline(
     calendar = calendar_for(times.min().date(), times.max().date(), settings.label_delay_days, given or {})
     after = max(known.max(), times.max()).date() + timedelta(days=1)
     return Pipeline(settings.with_(**calendar, deploy_at=max(after, calendar["test_until"])), source)
-
-
-def read_map(path: Path) -> dict[str, str]:
-    """Read a TOML file that says, for a contract column, what it is called in the user's file."""
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise LifecycleError(f"File not found: {path}; check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LifecycleError(f'{path} is not valid TOML ({error}); write lines like: amount = "price".') from None
-    wrong = [key for key, value in content.items() if not isinstance(value, str)]
-    if wrong:
-        raise LifecycleError(f'{path}: {", ".join(wrong)} must be text, such as: amount = "price".')
-    return content
 
 
 def calendar_for(first: date, last: date, label_delay_days: int, given: dict[str, date]) -> dict[str, date]:
