@@ -77,6 +77,8 @@ def _judge(own: OwnFile, name: str, stored: str) -> tuple[str, str]:
     is_number = stored in _NUMBERS or stored.startswith("DECIMAL") or (stored == "VARCHAR" and numbers == filled)
     if re.search(r"(^|_)(id|uuid)$", name.lower()) or (filled == rows and levels > 0.97 * rows and not is_number):
         return "left out", "it looks like an id, which says who and not what"
+    if is_number and filled == rows and levels > 0.97 * rows and own.ask(f"SELECT bool_and({number} % 1 = 0)")[0]:
+        return "left out", "it looks like a row number or an id, which says who and not what"
     if is_number:
         return "number", ""
     if stored.startswith(("TIMESTAMP", "DATE")) or (stored == "VARCHAR" and instants == filled):
