@@ -114,7 +114,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.dataset and (options.transactions or options.labels or options.map):
         raise LifecycleError("--dataset brings its own file and mapping: leave out --transactions, --labels and --map.")
     if options.file and not options.dataset:
-        raise LifecycleError("--file says where a --dataset is; name the data set, or give your file as --transactions.")
+        raise LifecycleError(
+            "--file says where a --dataset is; name the data set, or give your file as --transactions."
+        )
     if not options.dataset and options.transactions is None and (options.labels or options.map):
         raise LifecycleError("--labels and --map describe a file of your own: give it with --transactions.")
     if options.out.exists() and not options.out.is_dir():

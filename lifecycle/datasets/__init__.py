@@ -29,7 +29,9 @@ def _place(card: Card, path: Path | str | None) -> Path:
     """Return where the set is; without a path, where its usual tool keeps it."""
     found = Path(path) if path is not None else Path(card.place).expanduser()
     if not found.exists():
-        raise LifecycleError(f"The data set {card.name!r} is not at {found}, and nothing is downloaded here: {card.by_hand}")
+        raise LifecycleError(
+            f"The data set {card.name!r} is not at {found}, and nothing is downloaded here: {card.by_hand}"
+        )
     return found
 
 

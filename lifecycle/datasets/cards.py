@@ -23,8 +23,8 @@ class Card:
 
 
 _TWO_DAYS = (
-    "it covers two days and names no customers and no terminals, so there is no past to make features of, no room for a "
-    "label delay, and no later week to test on"
+    "it covers two days and names no customers and no terminals, so there is no past to make features of, no room for "
+    "a label delay, and no later week to test on"
 )
 
 CARDS: dict[str, Card] = {
@@ -39,8 +39,8 @@ CARDS: dict[str, Card] = {
             "no customers, no terminals",
             "none stated: labels are final",
             "~/scikit_learn_data/openml",
-            'call sklearn.datasets.fetch_openml(data_id=1597, parser="liac-arff") once where there is a network, and copy '
-            "its folder ~/scikit_learn_data/openml.",
+            'call sklearn.datasets.fetch_openml(data_id=1597, parser="liac-arff") once where there is a network, and '
+            "copy its folder ~/scikit_learn_data/openml.",
             "imbalance, ranking and thresholds on shuffled rows",
             "it has no time, no customers and no terminals, so nothing can be split by time or computed from a past",
         ),
@@ -85,7 +85,7 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "handbook",
-            'the public handbook "Reproducible Machine Learning for Credit Card Fraud Detection": its simulated daily files',
+            'the handbook "Reproducible Machine Learning for Credit Card Fraud Detection": its simulated daily files',
             "GPL 3.0 for the handbook's code; the data repository states its own",
             "see its repository; not shipped here",
             "yes: TX_DATETIME, read as UTC",

@@ -69,8 +69,9 @@ def read_table_pickle(path: Path) -> pd.DataFrame:
         with open(path, "rb") as file:
             table = _TableUnpickler(file).load()
     except Exception as error:  # a damaged or hostile pickle can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LifecycleError(
-            f"{path} is refused: {str(error).splitlines()[0] if str(error) else type(error).__name__}; a pickle can run "
+            f"{path} is refused: {reason}; a pickle can run "
             "any code, so only plain tables are read: fetch the file again from its source."
         ) from None
     if not isinstance(table, pd.DataFrame):
@@ -82,7 +83,9 @@ def read_handbook(folder: Path) -> pd.DataFrame:
     """Read the handbook's daily files, ``2018-04-01.pkl`` and so on."""
     paths = [path for path in sorted(folder.glob("*.pkl")) if re.fullmatch(r"\d{4}-\d\d-\d\d", path.stem)]
     if not paths:
-        raise LifecycleError(f"{folder} has no daily files such as 2018-04-01.pkl; name the folder data of the handbook.")
+        raise LifecycleError(
+            f"{folder} has no daily files such as 2018-04-01.pkl; name the folder data of the handbook."
+        )
     tables = []
     for path in paths:
         table = read_table_pickle(path)
@@ -107,7 +110,9 @@ def read_creditcard_openml(folder: Path) -> pd.DataFrame:
     """Read data set 1597 from scikit-learn's cache, and never from the network."""
     info = folder / "openml.org" / "api" / "v1" / "json" / "data" / "1597.gz"
     if not info.exists():
-        raise LifecycleError(f"{folder} does not hold data set 1597 (no {info}): fetch it once where there is a network.")
+        raise LifecycleError(
+            f"{folder} does not hold data set 1597 (no {info}): fetch it once where there is a network."
+        )
     from unittest import mock
 
     from sklearn.datasets import fetch_openml
@@ -143,7 +148,9 @@ def check_header(path: Path, needed: Sequence[str], name: str) -> list[str]:
     try:
         columns = pd.read_csv(path, nrows=0).columns.tolist()
     except (ValueError, OSError) as error:
-        raise LifecycleError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]}); give the file of {name}.") from None
+        raise LifecycleError(
+            f"{path} cannot be read as CSV ({str(error).splitlines()[0]}); give the file of {name}."
+        ) from None
     _need(columns, needed, path)
     return columns
 

@@ -189,7 +189,9 @@ def check_record(record: Any, place: int, record_format: RecordFormat, written: 
     for name in CONTRACT:
         if name not in absent and (record.get(name) is None or (written and record[name] == "")):
             raise BadRequest(f"Record {place}: field '{name}' is missing.")
-    checked = {name: _id(record[name], name, place, record_format.ids[name], written) for name in IDS if name not in absent}
+    checked = {
+        name: _id(record[name], name, place, record_format.ids[name], written) for name in IDS if name not in absent
+    }
     checked |= dict.fromkeys(absent, NO_ID)
     checked["event_time"] = _time(record["event_time"], place)
     checked["amount"] = _amount(record["amount"], place, written)

@@ -102,7 +102,9 @@ def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[st
             f"{labels['delay_days']} days after the payment was assumed. If labels take longer, the score flatters."
         )
     if labels["unknown"]:
-        found.append(f"{labels['unknown']:,} of {own['rows']:,} payments have no label: no model has learned from them.")
+        found.append(
+            f"{labels['unknown']:,} of {own['rows']:,} payments have no label: no model has learned from them."
+        )
     return found
 
 
@@ -121,7 +123,8 @@ def own_section(report: Mapping[str, Any]) -> str:
         f"Amounts are in {own['amount_unit']} units; the report is in major ones.",
         f"{labels['observed']:,} labels came with the time at which they became known; for {labels['assumed']:,} it was "
         f"assumed to be {labels['delay_days']} days after the payment; {labels['unknown']:,} payments have none.",
-        f"{kinds.count('number')} further columns became numeric features and {kinds.count('category')} categories; "
+        f"{kinds.count('number')} further columns became numeric features and "
+        f"{kinds.count('category')} categories; "
         f"{kinds.count('left out')} were left out.",
     ]
     rows = "".join(

@@ -64,7 +64,9 @@ def make_schema(
     }
     schema: dict[str, Any] = {
         "features": [
-            {"name": name, "dtype": "float32", "view": view} for view, names in views.items() for name in names
+            {"name": name, "dtype": "float32", "view": view}
+            for view, names in views.items()
+            for name in names
             if not (_entities_of(name) & set(absent))
         ],
         "categories": kept,

@@ -38,11 +38,7 @@ def coded_columns(frame: pd.DataFrame) -> list[str]:
     >>> coded_columns(pd.DataFrame({"channel": ["pos"], "x_shop": pd.Categorical(["a"]), "note": ["b"]}))
     ['channel', 'x_shop']
     """
-    own = [
-        name
-        for name in frame
-        if str(name).startswith("x_") and isinstance(frame[name].dtype, pd.CategoricalDtype)
-    ]
+    own = [name for name in frame if str(name).startswith("x_") and isinstance(frame[name].dtype, pd.CategoricalDtype)]
     return [*(name for name in CODED if name in frame), *own]
 
 

@@ -99,9 +99,7 @@ def known_frauds(labels: pd.DataFrame, transactions: pd.DataFrame) -> pd.DataFra
     """Return who reported fraud, and when: one row (``customer_id``, ``known_at``) a label that says fraud."""
     reports = labels.loc[labels["is_fraud"] == 1, ["transaction_id", "known_at"]]
     owners = transactions[["transaction_id"]].assign(customer_id=card_ids(transactions))
-    return reports.merge(owners, on="transaction_id")[
-        ["customer_id", "known_at"]
-    ]
+    return reports.merge(owners, on="transaction_id")[["customer_id", "known_at"]]
 
 
 def card_days(

@@ -154,7 +154,8 @@ def _make_labels(db: duckdb.DuckDBPyConnection, own: OwnFile, delay: int) -> dic
         )
     _refuse_history(db, own, "known_at < event_time", "is before the payment",
                     "a label cannot be known before its payment: correct or remove these rows")  # fmt: skip
-    twice = "(transaction_id, known_at) IN (SELECT (transaction_id, known_at) FROM history GROUP BY ALL HAVING count(*) > 1)"
+    groups = "SELECT transaction_id, known_at FROM history GROUP BY ALL HAVING count(*) > 1"
+    twice = f"(transaction_id, known_at) IN ({groups})"
     if db.sql("SELECT count(*) - count(DISTINCT (transaction_id, known_at)) FROM history").fetchall()[0][0]:
         _refuse_history(db, own, twice, "is repeated", "one payment has one label at a time: keep one row")
     labeled = db.sql("SELECT count(DISTINCT transaction_id) FROM history").fetchall()[0][0]

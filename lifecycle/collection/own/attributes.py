@@ -75,18 +75,18 @@ def _judge(own: OwnFile, name: str, stored: str) -> tuple[str, str]:
     if levels <= 1 and filled == rows:
         return "left out", "it holds one value"
     is_number = stored in _NUMBERS or stored.startswith("DECIMAL") or (stored == "VARCHAR" and numbers == filled)
+    if stored.startswith(("TIMESTAMP", "DATE")) or (stored == "VARCHAR" and instants == filled and not is_number):
+        later = own.share_later(column)
+        note = "a time is no feature by itself"
+        if later > 0:
+            note += f"; in {later:.2%} of the rows it lies after the payment: it was filled later"
+        return "left out", note
     if re.search(r"(^|_)(id|uuid)$", name.lower()) or (filled == rows and levels > 0.97 * rows and not is_number):
         return "left out", "it looks like an id, which says who and not what"
     if is_number and filled == rows and levels > 0.97 * rows and own.ask(f"SELECT bool_and({number} % 1 = 0)")[0]:
         return "left out", "it looks like a row number or an id, which says who and not what"
     if is_number:
         return "number", ""
-    if stored.startswith(("TIMESTAMP", "DATE")) or (stored == "VARCHAR" and instants == filled):
-        later = own.share_later(column)
-        note = "a time is no feature by itself"
-        if later > 0:
-            note += f"; in {later:.2%} of the rows it lies after the payment: it was filled later"
-        return "left out", note
     if stored != "VARCHAR":
         return "left out", f"a column of type {stored} is not understood"
     if levels > MOST_LEVELS:

@@ -99,7 +99,9 @@ class FileMap:
             _check(name, value, good, f'a list of text, such as: {name} = ["a", "b"]')
             lists[name] = tuple(map(str, value))
         if bool(lists["fraud"]) != bool(lists["honest"]):
-            raise LifecycleError("The mapping names words for only one class; give both fraud = [...] and honest = [...].")
+            raise LifecycleError(
+                "The mapping names words for only one class; give both fraud = [...] and honest = [...]."
+            )
         return cls(columns, dict(labels), zone, unit, delay, **lists)
 
 

@@ -58,7 +58,9 @@ class OwnFile:
         if self.theirs("event_time") not in self.types:
             return 0.0
         moments = [f"try_cast(left({name}::VARCHAR, 19) AS TIMESTAMP)" for name in (column, ours)]
-        return float(self.ask(f"SELECT avg(coalesce({moments[0]} > {moments[1]} + INTERVAL 1 DAY, false)::INT)")[0] or 0)
+        return float(
+            self.ask(f"SELECT avg(coalesce({moments[0]} > {moments[1]} + INTERVAL 1 DAY, false)::INT)")[0] or 0
+        )
 
     def refuse_unknown(self, names: Sequence[str]) -> None:
         """Raise a LifecycleError if the mapping drops columns that the file does not have."""
@@ -194,7 +196,7 @@ class OwnFile:
 
 def _attribute(one: dict[str, Any]) -> str:
     """Return the SQL that converts an attribute: a finite number, or a word; otherwise missing."""
-    text = "nullif(trim(\"" + one["file"].replace('"', '""') + "\"::VARCHAR), '')"
+    text = 'nullif(trim("' + one["file"].replace('"', '""') + "\"::VARCHAR), '')"
     if one["kind"] == "category":
         return text
     number = f"coalesce(try_cast({text} AS DOUBLE), try_cast(try_cast({text} AS BOOLEAN) AS DOUBLE))"
