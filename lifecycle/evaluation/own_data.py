@@ -121,7 +121,7 @@ def own_section(report: Mapping[str, Any]) -> str:
         + (f"; the file has no {without}, and no ids were made up" if without else ""),
         f"Times without a zone were read as {own['time_zone']}." if own["time_zone"] else "Times carry their zone.",
         f"Amounts are in {own['amount_unit']} units; the report is in major ones.",
-        f"{labels['observed']:,} labels came with the time at which they became known; for {labels['assumed']:,} it was "
+        f"{labels['observed']:,} labels came with the time when they became known; for {labels['assumed']:,} it was "
         f"assumed to be {labels['delay_days']} days after the payment; {labels['unknown']:,} payments have none.",
         f"{kinds.count('number')} further columns became numeric features and "
         f"{kinds.count('category')} categories; "

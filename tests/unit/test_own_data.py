@@ -1,4 +1,4 @@
-"""Bring your own data: what real files are like, what is refused, what is warned about; public sets in their layouts."""
+"""Bring your own data: what real files are like, what is refused, what is warned about; public sets."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_creditcard_is_read_from_the_cache_of_scikit_learn_and_never_from_the_ne
              "status": "active", "default_target_attribute": "Class", "processing_date": "2018-10-03",
              "url": "https://www.openml.org/data/v1/download/1673544/creditcard.arff"}  # fmt: skip
     columns = [{"index": str(i), "name": n, "data_type": kinds[n], "is_target": str(n == "Class").lower(),
-                "is_ignore": "false", "is_row_identifier": "false"} for i, n in enumerate(names)]  # fmt: skip
+                "is_ignore": "false", "number_of_missing_values": "0", "is_row_identifier": "false"} for i, n in enumerate(names)]  # fmt: skip
     arff = "@RELATION creditcard\n@ATTRIBUTE V1 REAL\n@ATTRIBUTE Amount REAL\n@ATTRIBUTE Class {'0','1'}\n@DATA\n"
     data = arff + "-1.5,149.62,'0'\n0.5,2.69,'1'\n"
     about["md5_checksum"] = hashlib.md5(data.encode()).hexdigest()
