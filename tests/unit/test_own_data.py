@@ -211,10 +211,12 @@ def test_creditcard_is_read_from_the_cache_of_scikit_learn_and_never_from_the_ne
     root = tmp_path / "openml" / "openml.org"
     kinds = {"V1": "numeric", "Amount": "numeric", "Class": "nominal"}
     about = {"id": "1597", "name": "creditcard", "version": "1", "format": "ARFF", "file_id": "1673544",
-             "status": "active", "default_target_attribute": "Class", "processing_date": "2018-10-03",
+             "status": "active", "description": "card payments", "default_target_attribute": "Class",
+             "processing_date": "2018-10-03",
              "url": "https://www.openml.org/data/v1/download/1673544/creditcard.arff"}  # fmt: skip
     columns = [{"index": str(i), "name": n, "data_type": kinds[n], "is_target": str(n == "Class").lower(),
-                "is_ignore": "false", "number_of_missing_values": "0", "is_row_identifier": "false"} for i, n in enumerate(names)]  # fmt: skip
+                "is_ignore": "false", "number_of_missing_values": "0",
+                "is_row_identifier": "false"} for i, n in enumerate(names)]  # fmt: skip
     arff = "@RELATION creditcard\n@ATTRIBUTE V1 REAL\n@ATTRIBUTE Amount REAL\n@ATTRIBUTE Class {'0','1'}\n@DATA\n"
     data = arff + "-1.5,149.62,'0'\n0.5,2.69,'1'\n"
     about["md5_checksum"] = hashlib.md5(data.encode()).hexdigest()
