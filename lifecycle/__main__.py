@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from lifecycle import files
 from lifecycle.errors import LifecycleError
@@ -54,12 +58,17 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="take transactions through every stage up to a packaged, evaluated model")
     run.add_argument("--transactions", type=Path, help="CSV or Parquet file of your own; default: the simulated bank")
+    run.add_argument("--dataset", metavar="NAME", help="a public data set instead of a file; see: datasets")
+    run.add_argument("--file", type=Path, help="where that data set is; default: where its usual tool keeps it")
     run.add_argument("--labels", type=Path, help="CSV or Parquet file: transaction_id, is_fraud, known_at")
-    run.add_argument("--map", type=Path, help='TOML file: contract column = "column in your file"')
+    run.add_argument("--map", type=Path, help="TOML file: names of columns, units, zone, words of the labels")
     for bound in CALENDAR:
         run.add_argument(f"--{bound.replace('_', '-')}", type=_day, metavar="DATE", help="periods are [from, until)")
     run.add_argument("--out", type=Path, required=True, help="folder for features, model, report and scores")
     run.set_defaults(command=_run)
+
+    datasets = commands.add_parser("datasets", help="list the public data sets and what each can support")
+    datasets.set_defaults(command=_datasets)
 
     serve = commands.add_parser("serve", help="answer /ping and /invocations over HTTP")
     serve.add_argument("--model", type=Path, required=True, help="a folder written by run")
@@ -102,17 +111,33 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.transactions is None and (options.labels or options.map):
+    if options.dataset and (options.transactions or options.labels or options.map):
+        raise LifecycleError("--dataset brings its own file and mapping: leave out --transactions, --labels and --map.")
+    if options.file and not options.dataset:
+        raise LifecycleError(
+            "--file says where a --dataset is; name the data set, or give your file as --transactions."
+        )
+    if not options.dataset and options.transactions is None and (options.labels or options.map):
         raise LifecycleError("--labels and --map describe a file of your own: give it with --transactions.")
     if options.out.exists() and not options.out.is_dir():
         raise LifecycleError(f"{options.out} is a file; --out needs a folder.")
     settings = Settings.from_environment()
     given = {name: getattr(options, name) for name in CALENDAR if getattr(options, name) is not None}
-    if options.transactions is None:
+    if options.dataset:
+        from lifecycle import datasets
+
+        with tempfile.TemporaryDirectory(prefix="lifecycle-dataset-") as folder:
+            path, names = datasets.prepare_run(options.dataset, options.file, Path(folder))
+            pipeline = own_pipeline(settings, path, None, names, given)
+            export(pipeline, options.out)
+    elif options.transactions is None:
         pipeline = Pipeline(settings.with_(**given))
     else:
         pipeline = own_pipeline(settings, options.transactions, options.labels, options.map, given)
-    export(pipeline, options.out)
+    if not options.dataset:
+        export(pipeline, options.out)
+    for warning in (files.read_json(options.out / "report.json").get("own") or {}).get("warnings", []):
+        print(f"Warning: {warning}")
     print(f"Done. Read {options.out / 'report.html'}.")
     print(f"Start the model with: python -m lifecycle serve --model {options.out}")
 
@@ -121,7 +146,7 @@ def own_pipeline(
     settings: Settings,
     transactions: Path,
     labels: Path | None = None,
-    mapping: Path | None = None,
+    mapping: Path | Mapping[str, Any] | None = None,
     given: dict[str, date] | None = None,
 ) -> Pipeline:
     """Return the graph over a file of one's own, with a calendar that fits the file.
@@ -131,7 +156,7 @@ def own_pipeline(
     settings
         The knobs; their calendar is replaced.
     transactions, labels, mapping
-        The files; labels may be a column of the transactions instead.
+        The files; labels may be a column of the transactions instead, and the mapping the content of its file.
     given
         Those of ``train_from``, ``train_until``, ``test_from``, ``test_until`` that the user chose.
 
@@ -142,12 +167,15 @@ def own_pipeline(
     """
     from lifecycle import collection
 
-    names = read_map(mapping) if mapping else None
-    inputs = {"transactions": transactions, "labels": labels, "map": mapping}
+    names = collection.read_mapping(mapping) if isinstance(mapping, Path) else dict(mapping or {})
+    inputs = {"transactions": transactions, "labels": labels}
     for path in inputs.values():
         if path is not None and not path.is_file():
             raise LifecycleError(f"File not found: {path}; check the path.")
     identity = {name: files.sha256(path) for name, path in inputs.items() if path is not None}
+    identity["map"] = hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
+    # A delay of the mapping is one of the run: the calendar keeps it between training and test.
+    settings = settings.with_(label_delay_days=names.get("label_delay_days", settings.label_delay_days))
     source = Source(identity, collection.ingest(transactions, labels, names, settings.label_delay_days))
     collected = Pipeline(settings, source).artifact("collection")
     times = collected.frame("transactions", columns=["event_time"])["event_time"]
@@ -155,22 +183,6 @@ def own_pipeline(
     calendar = calendar_for(times.min().date(), times.max().date(), settings.label_delay_days, given or {})
     after = max(known.max(), times.max()).date() + timedelta(days=1)
     return Pipeline(settings.with_(**calendar, deploy_at=max(after, calendar["test_until"])), source)
-
-
-def read_map(path: Path) -> dict[str, str]:
-    """Read a TOML file that says, for a contract column, what it is called in the user's file."""
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise LifecycleError(f"File not found: {path}; check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LifecycleError(f'{path} is not valid TOML ({error}); write lines like: amount = "price".') from None
-    wrong = [key for key, value in content.items() if not isinstance(value, str)]
-    if wrong:
-        raise LifecycleError(f'{path}: {", ".join(wrong)} must be text, such as: amount = "price".')
-    return content
 
 
 def calendar_for(first: date, last: date, label_delay_days: int, given: dict[str, date]) -> dict[str, date]:
@@ -211,9 +223,32 @@ def export(pipeline: Pipeline, out: Path) -> None:
     made = {path.relative_to(model).as_posix(): path for path in sorted(model.rglob("*")) if path.is_file()}
     made |= {name: evaluated.file(name) for name in ("report.json", "report.html", "scores.parquet")}
     made |= {f"features/{name}.parquet": features.file(f"{name}.parquet") for name in ("training_set", "test_set")}
+    absent = files.read_json(features.file("schema.json")).get("absent", [])
     for name, path in made.items():
         with files.replacing(out / name) as temporary:
-            shutil.copyfile(path, temporary)
+            if absent and name.startswith("features/"):
+                _copy_without(absent, path, temporary)
+            else:
+                shutil.copyfile(path, temporary)
+
+
+def _copy_without(columns: Sequence[str], source: Path, target: Path) -> None:
+    """Copy a Parquet file without the id columns that the user's file never had."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        kept = [name for name in file.schema_arrow.names if name not in columns]
+        schema = pa.schema([file.schema_arrow.field(name) for name in kept])
+        with pq.ParquetWriter(target, schema) as writer:
+            for batch in file.iter_batches(columns=kept):
+                writer.write_batch(batch)
+
+
+def _datasets(options: argparse.Namespace) -> None:
+    from lifecycle import datasets
+
+    print(datasets.as_text())
 
 
 def _serve(options: argparse.Namespace) -> None:

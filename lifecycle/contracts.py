@@ -18,6 +18,9 @@ _is_id = pa.Check(
 )
 _is_finite = pa.Check(lambda column: np.isfinite(column), error="must be finite")
 
+NO_ID = ""
+"""What stands in the id column of an entity that a table does not have: nobody's id. No feature is made of it."""
+
 OPERATION_EVENTS = ("release", "restart", "job", "replacement", "update", "outage", "other")
 """What an entry of the log of operations is about."""
 
@@ -130,6 +133,20 @@ def _sentence(cases: pd.DataFrame, schema: pa.DataFrameSchema, where: Path | str
         f"{where}: column '{column or ', '.join(schema.unique or [])}' {reason} in {rows:,} rows "
         f"(first values: {values}); correct or remove these rows."
     )
+
+
+def absent_entities(frame: pd.DataFrame) -> list[str]:
+    """Return the id columns that hold nothing but `NO_ID`: the table came without customers, or without terminals.
+
+    Examples
+    --------
+    >>> absent_entities(pd.DataFrame({"customer_id": [7, 8], "terminal_id": ["", ""]}))
+    ['terminal_id']
+    """
+    if frame.empty:
+        return []
+    kept = [name for name in ("customer_id", "terminal_id") if name in frame]
+    return [n for n in kept if not pd.api.types.is_numeric_dtype(frame[n].dtype) and frame[n].eq(NO_ID).all()]
 
 
 def labels_as_of(labels: pd.DataFrame, moment: pd.Timestamp) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from typing import Any
 from lifecycle.collection.accounting import COUNTS, check_accounting
 from lifecycle.collection.daily import collect_day, collect_until, publish
 from lifecycle.collection.landing import land_all
-from lifecycle.collection.own_file import ingest
+from lifecycle.collection.own import ingest, read_mapping
 from lifecycle.collection.settling import settle
 from lifecycle.collection.shared import ATTRIBUTES
 
@@ -37,6 +37,7 @@ __all__ = [
     "collect_until",
     "ingest",
     "publish",
+    "read_mapping",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -68,9 +68,9 @@ def delivered(sources: Path, folder: str, suffix: str) -> list[Path]:
     return found
 
 
-def with_dictionaries(table: pa.Table) -> pa.Table:
+def with_dictionaries(table: pa.Table, names: Sequence[str] = ATTRIBUTES) -> pa.Table:
     """Encode the text attributes as dictionaries, which pandas reads as categories."""
-    for name in ATTRIBUTES:
+    for name in names:
         if name in table.column_names:
             column = table[name].cast(pa.string()).combine_chunks().dictionary_encode()
             table = table.set_column(table.column_names.index(name), name, column)

@@ -157,11 +157,17 @@ def read_payments(path: Path, record_format: RecordFormat) -> pd.DataFrame:
     except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LifecycleError(f"{path} cannot be read as {path.suffix[1:] or 'CSV'} ({reason}).") from None
+    for name in IDS:
+        if record_format.ids[name] == "absent":
+            frame[name] = contracts.NO_ID
     missing = [name for name in CONTRACT if name not in frame.columns]
     if missing:
         raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}.")
     frame["event_time"] = _times(frame["event_time"], path)
     frame["amount"] = _amounts(frame["amount"], path)
+    for name, kind in record_format.attributes.items():
+        if kind == "number" and name in frame:
+            frame[name] = _attribute_numbers(frame[name], path)
     for name in IDS:
         frame[name] = _ids(frame[name], record_format.ids[name], path)
     return contracts.check(frame, contracts.TRANSACTIONS, path)
@@ -201,9 +207,15 @@ def _amounts(values: pd.Series, path: Path) -> pd.Series:
     return amounts
 
 
+def _attribute_numbers(values: pd.Series, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    _refuse(values, numbers.isna() & values.notna(), path, "is not a number, as in training,")
+    return numbers
+
+
 def _ids(values: pd.Series, kind: str, path: Path) -> pd.Series:
     _refuse(values, values.isna(), path, "is missing")
-    if kind == "text":
+    if kind in ("text", "absent"):
         return values.astype(str)
     if pd.api.types.is_integer_dtype(values.dtype):
         return values.astype("int64")

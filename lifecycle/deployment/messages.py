@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from lifecycle.contracts import NO_ID
 from lifecycle.errors import LifecycleError
 
 JSON, JSON_LINES, CSV = "application/json", "application/jsonlines", "text/csv"
@@ -43,7 +44,7 @@ class RecordFormat:
     Parameters
     ----------
     ids
-        For each id column ``"integer"`` or ``"text"``.
+        For each id column ``"integer"``, ``"text"``, or ``"absent"``: the model was trained without such an entity.
     attributes
         For each optional attribute ``"text"`` or ``"number"``. Other fields are let through and not used.
     """
@@ -184,10 +185,14 @@ def check_record(record: Any, place: int, record_format: RecordFormat, written: 
     """
     if not isinstance(record, dict):
         raise BadRequest(f"Record {place} is not an object with the fields {', '.join(CONTRACT)}.")
+    absent = [name for name in IDS if record_format.ids[name] == "absent"]
     for name in CONTRACT:
-        if record.get(name) is None or (written and record[name] == ""):
+        if name not in absent and (record.get(name) is None or (written and record[name] == "")):
             raise BadRequest(f"Record {place}: field '{name}' is missing.")
-    checked = {name: _id(record[name], name, place, record_format.ids[name], written) for name in IDS}
+    checked = {
+        name: _id(record[name], name, place, record_format.ids[name], written) for name in IDS if name not in absent
+    }
+    checked |= dict.fromkeys(absent, NO_ID)
     checked["event_time"] = _time(record["event_time"], place)
     checked["amount"] = _amount(record["amount"], place, written)
     for name, kind in record_format.attributes.items():

@@ -85,7 +85,10 @@ def package(
     older = _older(payments, labels, contracts.midnight(day))
     files.write_parquet(older, online / "history" / "older.parquet")
     kinds = {name: "integer" if pd.api.types.is_integer_dtype(payments[name]) else "text" for name in IDS}
-    write_manifest(folder, kinds, dict.fromkeys(features.attribute_columns(schema), "text"), first_day=str(day))
+    kinds |= dict.fromkeys(schema.get("absent", ()), "absent")
+    attributes = dict.fromkeys(features.attribute_columns(schema), "text")
+    attributes |= dict.fromkeys(schema.get("numbers", ()), "number")
+    write_manifest(folder, kinds, attributes, first_day=str(day))
 
 
 def _older(payments: pd.DataFrame, labels: pd.DataFrame, midnight: pd.Timestamp) -> pd.DataFrame:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
+from lifecycle.evaluation.own_data import describe_own
 from lifecycle.evaluation.report import write_html
 from lifecycle.evaluation.uncertainty import describe_interval, resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
@@ -95,6 +96,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         **judge_test(test, scores, thresholds, champion, known_frauds(labels, transactions), settings),
         "slices": slice_tables(test, scores[champion], thresholds[champion], inputs, transactions, settings),
         "oracle": None,
+        "own": describe_own(inputs["preprocessing"], labels, contracts.midnight(settings.test_from)),
         "settings": {key: getattr(settings, key) for key in _SHOWN},
     }
     if "world" in inputs:
@@ -369,7 +371,7 @@ def _describe_test(test: pd.DataFrame, settings: Any) -> dict[str, Any]:
         "labeled": int(labels.notna().sum()),
         "frauds": int(labels.sum()),
         "fraud_rate": float(labels.mean()) if labels.notna().any() else None,
-        "customers": int(test["customer_id"].nunique()),
+        "customers": None if contracts.absent_entities(test[["customer_id"]]) else int(test["customer_id"].nunique()),
     }
 
 

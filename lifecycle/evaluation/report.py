@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lifecycle import economics, files
+from lifecycle.evaluation.own_data import own_section
 from lifecycle.training.metrics import Ranking
 
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000")
@@ -41,7 +42,7 @@ def write_html(report: Mapping[str, Any], test: pd.DataFrame, scores: Mapping[st
         Where to write.
     """
     champion = report["champion"]
-    parts = [f"<h1>Fraud model: {escape(_plain(champion['name']))}</h1>", _opening(report)]
+    parts = [f"<h1>Fraud model: {escape(_plain(champion['name']))}</h1>", _opening(report), own_section(report)]
     if report["judged"]:
         known = test["is_fraud"].notna().to_numpy()
         fraud, amount = test.loc[known, "is_fraud"].to_numpy(dtype=int), test.loc[known, "amount"].to_numpy()
@@ -111,13 +112,14 @@ def _models(report: Mapping[str, Any]) -> str:
         cells = [_interval(found[key]) for key in ("average_precision", "auc", "card_precision")]
         valid = report["validation"][name]["mean"]["average_precision"]
         rows.append([escape(_plain(name)), f"{valid:.3f}", *cells, _interval(found["savings"], ",.0f")])
+    drawn = "payments" if "customer_id" in (report.get("own") or {}).get("absent", []) else "whole customers"
     shown = report["models"][report["champion"]["name"]]
     k, never = report["settings"]["cards_per_day"], report["never_fraud"]
     head = ["model", "AP, validation", "AP, test", "AUC, test", f"card precision@{k}", "savings"]
     return (
         "<h2>All models on the test period</h2>"
         + _table(head, rows, names.index(report["champion"]["name"]))
-        + "<p>Intervals (95 %) come from drawing whole customers again and again. <em>AP</em>, average precision, "
+        + f"<p>Intervals (95 %) come from drawing {drawn} again and again. <em>AP</em>, average precision, "
         "sums up how pure the alerts stay while more and more fraud is found; 1 is perfect, and guessing gives the "
         f"fraud rate, {_rate(report['test']['fraud_rate'], 2)}. <em>AUC</em> is the chance that a fraud gets a higher "
         f"score than an honest payment. <em>Card precision@{k}</em> is the share of fraud among the {k} most suspect "
@@ -236,8 +238,9 @@ def _distrust(report: Mapping[str, Any]) -> str:
         "The prices of a miss and of an alert are assumptions; change them in the settings and run again.",
         "The test period says nothing about another season, or about a kind of fraud that did not occur in it.",
     ]
+    points = [*(report.get("own") or {}).get("warnings", []), *points]
     if unknown:
-        points.insert(1, f"{unknown:,} payments have no known label yet; they got scores and are in no metric.")
+        points.append(f"{unknown:,} payments have no known label yet; they got scores and are in no metric.")
     return "<h2>What to distrust</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>"
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lifecycle import economics
 from lifecycle.training import side_by_side
-from lifecycle.training.metrics import Ranking, card_days, card_precision_by_day
+from lifecycle.training.metrics import Ranking, card_days, card_ids, card_precision_by_day
 
 RESAMPLES = 200
 LEVEL = 0.95
@@ -62,7 +62,7 @@ def resample_metrics(
     values, resampled
         Model -> metric -> number, and model -> metric -> array of shape (resamples,).
     """
-    codes, customers = pd.factorize(frame["customer_id"])
+    codes, customers = pd.factorize(card_ids(frame))
     draws = draw_customers(len(customers), settings.seed, resamples)
 
     def of_model(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:

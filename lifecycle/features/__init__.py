@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lifecycle import files
+from lifecycle import contracts, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
 from lifecycle.features.online import OnlineFeatures, Snapshots
@@ -77,7 +77,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     no_rows = pq.read_schema(source / "transactions.parquet").empty_table().to_pandas()
     home, places = (_has(source / f"{name}.parquet", columns) for name, columns in ATTRIBUTES.values())
     texts = fit_texts(source / "transactions.parquet", settings.train_from, settings.train_until)
-    schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places, texts)
+    schema = make_schema(no_rows, files.read_json(source / "encoding.json"), home, places, texts, _absent(source))
     files.write_json(schema, out / "schema.json")
     execution.write_tables(source, out)
     write_definitions(out, schema)
@@ -89,6 +89,13 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         ("test_set", settings.test_from, settings.test_until, settings.deploy_at),
     ):
         _write_set(store, source, out / f"{name}.parquet", (since, until, known_by))
+
+
+def _absent(source: Path) -> list[str]:
+    """Return the entities that the payments came without; one row tells, since an id is never empty."""
+    with pq.ParquetFile(source / "transactions.parquet") as file:
+        first = next(file.iter_batches(1, columns=["customer_id", "terminal_id"])).to_pandas()
+    return contracts.absent_entities(first)
 
 
 def _has(path: Path, columns: Mapping[str, str]) -> bool:

@@ -117,6 +117,7 @@ class OnlineFeatures:
         self.names = feature_names(self.schema)
         self.recent = Recent(read_places(self.rows.folder))
         self._texts = prepare(self.schema["texts"])
+        self._numbers = self.schema.get("numbers", [])
         self._ttl = self.schema["ttl_days"] * DAY
         self._todays: dict[str, dict[Any, tuple[float, ...]]] = {view: {} for view in VIEWS}
 
@@ -145,7 +146,7 @@ class OnlineFeatures:
         values: dict[str, Any] = dict(columns)
         for view, (key, prefix) in VIEWS.items():
             values |= self._daily(view, key, prefix, columns[key], micros)
-        values |= request_features(values, self.schema["categories"], self._texts)
+        values |= request_features(values, self.schema["categories"], self._texts, self._numbers)
         units = to_units(columns["amount"]).tolist()
         observed = self.recent.observe(columns["customer_id"], columns["terminal_id"], micros.tolist(), units)
         values |= dict(zip(RECENT, observed.T, strict=True))

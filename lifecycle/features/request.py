@@ -27,7 +27,10 @@ NIGHT_ENDS = 6
 
 
 def request_names(
-    categories: Mapping[str, Sequence[str]], coordinates: bool, texts: Mapping[str, Any] | None = None
+    categories: Mapping[str, Sequence[str]],
+    coordinates: bool,
+    texts: Mapping[str, Any] | None = None,
+    numbers: Sequence[str] = (),
 ) -> list[str]:
     """Return the names of the request-time features, in their order.
 
@@ -38,7 +41,7 @@ def request_names(
     """
     distance = ["distance_from_home"] if coordinates else []
     codes = [f"{name}_code" for name in categories]
-    return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *codes, *text_names(texts or {})]
+    return ["amount", "log_amount", *CLOCK, *RATIOS, *distance, *codes, *text_names(texts or {}), *numbers]
 
 
 def encode(values: Any, vocabulary: Sequence[str]) -> np.ndarray:
@@ -59,6 +62,7 @@ def request_features(
     columns: Mapping[str, Any],
     categories: Mapping[str, Sequence[str]] | None = None,
     texts: Mapping[str, Any] | None = None,
+    numbers: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Compute the features that need the payment itself.
 
@@ -72,6 +76,8 @@ def request_features(
         The vocabulary of each category column, as fitted by preprocessing.
     texts
         The weights of each text column, as fitted by `text.fit_texts`.
+    numbers
+        Columns that are features as they are; None counts as missing.
 
     Returns
     -------
@@ -112,6 +118,7 @@ def request_features(
         features[f"{name}_code"] = encode(columns[name], vocabulary)
     for name, fitted in (texts or {}).items():
         features |= dict(zip(text_names({name: fitted}), vectorize(columns[name], fitted).T, strict=True))
+    features |= {name: np.asarray(columns[name], dtype="float64") for name in numbers}
     return features
 
 

@@ -108,6 +108,7 @@ def definitions(
     request = _on_demand_view(schema, views)
     used = set(feature_names(schema))
     served = [view[[f.name for f in view.features if f.name in used]] for view in views]
+    served = [view for view in served if view.projection.features]
     return [*entities, *views, request, FeatureService(name=SERVICE, features=[*served, request])]
 
 
@@ -117,7 +118,7 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
     from feast.types import Float64, String, UnixTimestamp
 
     categories = {name: list(words) for name, words in schema["categories"].items()}
-    texts = dict(schema["texts"])
+    texts, numbers = dict(schema["texts"]), schema.get("numbers", [])
     needed = {*INPUTS, *COORDINATES}
     inputs = [view[[f.name for f in view.features if f.name in needed]] for view in views]
     source = RequestSource(
@@ -125,7 +126,8 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
         schema=[
             Field(name="amount", dtype=Float64),
             Field(name="event_time", dtype=UnixTimestamp),
-            *(Field(name=name, dtype=String) for name in attribute_columns(schema)),
+            *(Field(name=name, dtype=String) for name in (*categories, *texts)),
+            *(Field(name=name, dtype=Float64) for name in numbers),
         ],
     )
 
@@ -138,7 +140,8 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
         "    from lifecycle.features.request import request_frame\n\n"
         f"    return request_frame(frame, {categories!r}, {texts!r})\n"
     )
-    names = [f["name"] for f in schema["features"] if f["view"] == "request" and f["name"] != "amount"]
+    names = [f["name"] for f in schema["features"] if f["view"] == "request"]
+    names = [name for name in names if name not in ("amount", *numbers)]
     return OnDemandFeatureView(
         name="request",
         sources=[source, *(view for view in inputs if view.projection.features)],
@@ -282,8 +285,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
     """Ask Feast for the daily and request-time features of some events, in the order of the events."""
     from feast import FeatureStore
 
-    texts = attribute_columns(schema)
-
+    texts, numbers = [*schema["categories"], *schema["texts"]], schema.get("numbers", [])
     times = events["event_time"].astype(contracts.UTC)
     asked = pd.DataFrame(
         {
@@ -294,6 +296,7 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
             "event_time": times.array,
             "amount": events["amount"].to_numpy("float64"),
             **{name: events[name].astype(object).where(events[name].notna(), None).to_numpy() for name in texts},
+            **{name: events[name].astype("float64").to_numpy() for name in numbers},
         }
     )
     with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _session(), _quiet():

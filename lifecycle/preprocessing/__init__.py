@@ -23,6 +23,7 @@ from lifecycle.preprocessing.cleaning import (
     DISGUISED,
     MAX_LEVELS,
     UNKNOWN,
+    coded_columns,
     encode,
     fit_vocabularies,
     fix_levels,
@@ -81,6 +82,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     recipe = _fit(source / "transactions.parquet", settings)
     write_batches(_cleaned(source / "transactions.parquet", recipe, settings), out / "transactions.parquet")
     shutil.copyfile(source / "labels.parquet", out / "labels.parquet")
+    if (source / "own_file.json").exists():
+        shutil.copyfile(source / "own_file.json", out / "own_file.json")
     for name in ("customers", "terminals", "telemetry"):
         if (source / f"{name}.parquet").exists():
             write_batches(map(_revealed, read_batches(source / f"{name}.parquet")), out / f"{name}.parquet")
@@ -95,7 +98,7 @@ def _fit(path: Path, settings: Any) -> Recipe:
     """Learn from the training rows of a file, in one pass over the columns that something is learned from."""
     example = next(read_batches(path)).slice(0, 1000).to_pandas()
     _check_types(example, path)
-    columns = ["event_time", "amount", *(name for name in CODED if name in example)]
+    columns = ["event_time", "amount", *coded_columns(example)]
     rows: Counter[str] = Counter()
     ends: list[pd.Timestamp] = []
 

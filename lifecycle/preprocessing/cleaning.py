@@ -30,6 +30,18 @@ MAX_LEVELS = 100
 """A category keeps at most this many levels; the rarer ones count as unknown."""
 
 
+def coded_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that become codes: those of `CODED`, and the categories of one's own file.
+
+    Examples
+    --------
+    >>> coded_columns(pd.DataFrame({"channel": ["pos"], "x_shop": pd.Categorical(["a"]), "note": ["b"]}))
+    ['channel', 'x_shop']
+    """
+    own = [name for name in frame if str(name).startswith("x_") and isinstance(frame[name].dtype, pd.CategoricalDtype)]
+    return [*(name for name in CODED if name in frame), *own]
+
+
 def reveal_missing(frame: pd.DataFrame, disguised: Mapping[str, Sequence[Any]] = DISGUISED) -> pd.DataFrame:
     """Return a copy in which the disguised missing values are missing.
 
@@ -58,7 +70,7 @@ def reveal_missing(frame: pd.DataFrame, disguised: Mapping[str, Sequence[Any]] =
 
 
 def count_levels(frame: pd.DataFrame) -> dict[str, Counter[str]]:
-    """Return how often each level of each column of `CODED` occurs; missing values do not count.
+    """Return how often each level of each of the `coded_columns` occurs; missing values do not count.
 
     Counts of two parts of a table add up, so a table of any size can be counted part by part.
 
@@ -68,10 +80,9 @@ def count_levels(frame: pd.DataFrame) -> dict[str, Counter[str]]:
     2
     """
     counts = {}
-    for column in CODED:
-        if column in frame:
-            found = frame[column].value_counts()
-            counts[column] = Counter({str(level): int(n) for level, n in found.items() if n})
+    for column in coded_columns(frame):
+        found = frame[column].value_counts()
+        counts[column] = Counter({str(level): int(n) for level, n in found.items() if n})
     return counts
 
 

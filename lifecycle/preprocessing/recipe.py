@@ -98,7 +98,7 @@ class Recipe:
         """
         self.check(frame, where, extra)
         # Disguises of other tables are kept in the file as text, and no payment has these columns.
-        disguised = {name: self.content["disguised"][name] for name in self.content["vocabularies"]}
+        disguised = {name: self.content["disguised"].get(name, []) for name in self.content["vocabularies"]}
         result = reveal_missing(frame[list(self.types)], disguised)
         return fill_missing(fix_levels(result, self.vocabularies), self.content["filled"])
 

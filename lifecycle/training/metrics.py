@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from lifecycle import contracts
+
 
 class Ranking:
     """Labels sorted by falling score, ready to be weighed again and again.
@@ -82,12 +84,23 @@ def area_under_roc(is_fraud: ArrayLike, score: ArrayLike) -> float:
     return Ranking(is_fraud, score).area_under_roc()
 
 
+def card_ids(frame: pd.DataFrame) -> pd.Series:
+    """Return what stands for a card: the customer or, in a table without customers, the payment itself.
+
+    Examples
+    --------
+    >>> card_ids(pd.DataFrame({"transaction_id": [1, 2], "customer_id": ["", ""]})).tolist()
+    [1, 2]
+    """
+    none = "customer_id" in contracts.absent_entities(frame[["customer_id"]])
+    return frame["transaction_id"] if none else frame["customer_id"]
+
+
 def known_frauds(labels: pd.DataFrame, transactions: pd.DataFrame) -> pd.DataFrame:
     """Return who reported fraud, and when: one row (``customer_id``, ``known_at``) a label that says fraud."""
     reports = labels.loc[labels["is_fraud"] == 1, ["transaction_id", "known_at"]]
-    return reports.merge(transactions[["transaction_id", "customer_id"]], on="transaction_id")[
-        ["customer_id", "known_at"]
-    ]
+    owners = transactions[["transaction_id"]].assign(customer_id=card_ids(transactions))
+    return reports.merge(owners, on="transaction_id")[["customer_id", "known_at"]]
 
 
 def card_days(
@@ -98,7 +111,7 @@ def card_days(
     Parameters
     ----------
     frame
-        Payments with ``event_time`` and ``customer_id``. A customer stands for a card.
+        Payments with ``transaction_id``, ``event_time`` and ``customer_id``. A customer stands for a card (`card_ids`).
     score, is_fraud
         One value a payment.
     reports
@@ -114,7 +127,7 @@ def card_days(
     """
     payments = pd.DataFrame({
         "day": frame["event_time"].dt.tz_localize(None).dt.floor("D").to_numpy(),
-        "customer_id": frame["customer_id"].to_numpy(),
+        "customer_id": card_ids(frame).to_numpy(),
         "score": np.asarray(score, dtype=np.float64),
         "is_fraud": np.asarray(is_fraud, dtype=np.int8),
     })  # fmt: skip

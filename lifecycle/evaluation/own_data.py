@@ -1,0 +1,156 @@
+"""What a stranger must know of a run on a file of one's own: what was done to it, and which columns know too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lifecycle import files
+from lifecycle.features.schema import OWN
+
+SAMPLE = 200_000
+"""Honest payments that are looked at for suspect columns, beside all frauds."""
+
+_ENTITY = {"customer_id": "customers", "terminal_id": "terminals"}
+
+
+def describe_own(folder: Path, labels: pd.DataFrame, test_from: pd.Timestamp) -> dict[str, Any] | None:
+    """Return what was done to a file of one's own, and what to distrust in it; None for the simulated bank.
+
+    Parameters
+    ----------
+    folder
+        The preprocessing artifact.
+    labels
+        The label history.
+    test_from
+        Only earlier payments are looked at: the test set is not for choosing.
+
+    Returns
+    -------
+    dict
+        The content of ``own_file.json``, ``suspects`` (``column`` as the file calls it, ``reason``) and ``warnings``
+        (sentences).
+    """
+    if not (folder / "own_file.json").exists():
+        return None
+    own = files.read_json(folder / "own_file.json")
+    names = {one["ours"]: one["file"] for one in own["columns"] if one["ours"]}
+    suspects = [
+        {"column": names.get(found["column"], found["column"]), "reason": found["reason"]}
+        for found in suspect_columns(folder / "transactions.parquet", labels, test_from)
+    ]
+    suspects += [
+        {"column": one["file"], "reason": one["note"].split("; ")[1] + "; it was left out"}
+        for one in own["columns"]
+        if "after the payment" in one["note"]
+    ]
+    return {**own, "suspects": suspects, "warnings": _warnings(own, suspects)}
+
+
+def suspect_columns(path: Path, labels: pd.DataFrame, until: pd.Timestamp) -> list[dict[str, str]]:
+    """Return the attributes of a file of payments that know more than anybody could when the payment was made.
+
+    The exploration's search for leaks (`exploration.leaks.find_suspects`), on all frauds and `SAMPLE` honest payments.
+    """
+    import pyarrow.parquet as pq
+
+    from lifecycle.exploration.leaks import find_suspects
+    from lifecycle.exploration.model import prediction_power
+
+    own = [name for name in pq.read_schema(path).names if name.startswith(OWN)]
+    if not own:
+        return []
+    last = labels.sort_values("known_at", kind="stable").drop_duplicates("transaction_id", keep="last")
+    fraud = last["is_fraud"].to_numpy() == 1
+    honest = np.flatnonzero(~fraud)
+    if len(honest) > SAMPLE:
+        honest = np.random.default_rng(0).choice(honest, SAMPLE, replace=False)
+    chosen = last.iloc[np.union1d(np.flatnonzero(fraud), honest)]
+    filters = [("event_time", "<", until)]
+    payments = pd.read_parquet(path, columns=["transaction_id", "event_time", *own], filters=filters)
+    joined = payments.merge(chosen[["transaction_id", "is_fraud"]], on="transaction_id")
+    for name in own:  # preprocessing has written a word where nothing was: for a leak, nothing says most
+        if isinstance(joined[name].dtype, pd.CategoricalDtype):
+            joined[name] = joined[name].astype(object).where(joined[name] != "unknown", None)
+    return find_suspects(joined, prediction_power(joined))
+
+
+def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[str]:
+    """Return what to distrust, worst first."""
+    found = [
+        f"Column '{one['column']}' {one['reason']}. If it is filled after the payment, the score of this report cannot "
+        f"be reached in operation: add it to drop = [...] in the mapping and run again."
+        for one in suspects
+    ]
+    for name in own["absent"]:
+        found.append(
+            f"The file has no {_ENTITY[name]}: all features of their past are left out. Frauds that show only in "
+            f"what {_ENTITY[name]} did before cannot be found."
+        )
+    if "customer_id" in own["absent"]:
+        found.append("Without customers, intervals treat each payment as independent, which makes them too narrow.")
+    labels = own["labels"]
+    if labels["assumed"]:
+        found.append(
+            f"{labels['assumed']:,} labels have no time at which they became known; "
+            f"{labels['delay_days']} days after the payment was assumed. If labels take longer, the score flatters."
+        )
+    if labels["unknown"]:
+        found.append(
+            f"{labels['unknown']:,} of {own['rows']:,} payments have no label: no model has learned from them."
+        )
+    return found
+
+
+def own_section(report: Mapping[str, Any]) -> str:
+    """Return the part of the page that tells what was done with the file, as HTML; empty for the simulated bank."""
+    own = report.get("own")
+    if not own:
+        return ""
+    labels, kinds = own["labels"], [one["kind"] for one in own["columns"]]
+    without = " and ".join(_ENTITY[name] for name in own["absent"])
+    points = [
+        f"{own['rows']:,} payments of {own['transactions']}"
+        + (f", with labels of {own['labels_file']}" if own["labels_file"] else "")
+        + (f"; the file has no {without}, and no ids were made up" if without else ""),
+        f"Times without a zone were read as {own['time_zone']}." if own["time_zone"] else "Times carry their zone.",
+        f"Amounts are in {own['amount_unit']} units; the report is in major ones.",
+        f"{labels['observed']:,} labels came with the time when they became known; for {labels['assumed']:,} it was "
+        f"assumed to be {labels['delay_days']} days after the payment; {labels['unknown']:,} payments have none.",
+        f"{kinds.count('number')} further columns became numeric features and "
+        f"{kinds.count('category')} categories; "
+        f"{kinds.count('left out')} were left out.",
+    ]
+    rows = "".join(
+        f"<tr><td>{escape(one['file'])}</td><td>{escape(one['ours'] or '-')}</td><td>{escape(one['kind'])}</td>"
+        f"<td>{escape(one['note'])}</td></tr>"
+        for one in own["columns"]
+    )
+    return (
+        "<h2>Your file, and what was done with it</h2><ul>"
+        + "".join(f"<li>{escape(point)}</li>" for point in points)
+        + "</ul><div class='wide'><table><thead><tr><th>column</th><th>here</th><th>used as</th><th>why not</th></tr>"
+        + f"</thead><tbody>{rows}</tbody></table></div>{_worth(report)}"
+    )
+
+
+def _worth(report: Mapping[str, Any]) -> str:
+    """Return what the score is worth: against guessing, and against the simple rule."""
+    if not report["judged"]:
+        return ""
+    name, rate = report["champion"]["name"], report["test"]["fraud_rate"]
+    found, rule = report["models"][name]["average_precision"], report["differences"]["rule"]["average_precision"]
+    low, high = rule["low"], rule["high"]
+    surer = "that excludes zero" if low is not None and low > 0 else "that includes zero: the rule may be as good"
+    interval = f"{low:.3f} to {high:.3f}, an interval {surer}" if low is not None else "without an interval"
+    return (
+        f"<h2>What the score is worth</h2><p>Guessing reaches an average precision of {rate:.4f}, the share of fraud. "
+        f"The model reaches {found['value']:.3f} ({found['value'] / max(rate, 1e-12):.1f} times that). It beats the "
+        f"simple rule by {rule['value']:.3f} ({interval}).</p>"
+    )
