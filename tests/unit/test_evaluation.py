@@ -78,7 +78,9 @@ def test_the_champion_is_the_best_on_validation_whatever_the_test_says(built):
 
 def test_of_equal_models_the_simplest_is_chosen():
     assert (
-        evaluation.choose_champion({"rule": 1, "logistic_regression": 0.5, "random_forest": 0.5})
+        evaluation.choose_champion(
+            {"rule": 1, "isolation_forest": 0.9, "logistic_regression": 0.5, "random_forest": 0.5}
+        )
         == "logistic_regression"
     )
 
