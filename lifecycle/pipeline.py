@@ -18,11 +18,8 @@ A need such as ``"second:features"`` is the stage `features` of another simulate
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import pickle
@@ -45,6 +42,7 @@ import lifecycle
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.settings import Settings
+from lifecycle.source import code_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +131,10 @@ class Knobs:
 
     def __init__(self, settings: Settings, names: tuple[str, ...]) -> None:
         self._values = {name: getattr(settings, name) for name in dict.fromkeys(names)}
+
+    def values(self) -> dict[str, Any]:
+        """Return all declared knobs by name, so that a run can be recorded with everything it may have read."""
+        return dict(self._values)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -392,7 +394,8 @@ def serve_build() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 
@@ -406,101 +409,3 @@ def _portable(error: BaseException) -> bytes:
         return content
     except Exception:
         return pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
-
-
-# What a stage's code is: its module and, step by step, every module of this package that it imports.
-# The ground floor is left out where its content reaches the key by another way (settings, by value)
-# or cannot change a result (errors, files, this module).
-_NOT_CODE = {"lifecycle", "lifecycle.settings", "lifecycle.errors", "lifecycle.files", "lifecycle.pipeline"}
-
-
-def code_hash(module: str) -> str:
-    """Return a hash over the code that a module uses: its own, what it imports here, and library versions.
-
-    Comments, docstrings and layout do not count, since they cannot change a result.
-    """
-    own, libraries = _closure(module)
-    parts = {name: _source_hash(name) for name in sorted(own)}
-    parts |= {name: _version(name) for name in sorted(libraries)}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _closure(module: str) -> tuple[set[str], set[str]]:
-    own: set[str] = set()
-    libraries: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if not name or name in own or name in _NOT_CODE:
-            continue
-        own.add(name)
-        todo.append(name.rpartition(".")[0])  # importing a module runs its package first
-        for imported in _imports(name):
-            if imported.split(".")[0] == "lifecycle":
-                todo.append(imported)
-            else:
-                libraries.add(imported.split(".")[0])
-    return own, libraries - set(sys.stdlib_module_names)
-
-
-def _source_path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise LifecycleError(f"The module {module} cannot be found; reinstall the package.")
-    return Path(spec.origin)
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _imports(module: str) -> set[str]:
-    """Return the full names of the modules that a module imports, inside functions too."""
-    path = _source_path(module)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([base] if base else [])])
-            found.add(base)
-            if base.split(".")[0] == "lifecycle":
-                found.update(f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
-    return {name for name in found if name and name != "__future__"}
-
-
-@cache
-def _tree(path: Path, _modified: int) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def _source_hash(module: str) -> str:
-    path = _source_path(module)
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-@cache
-def _version(library: str) -> str:
-    names = _distributions().get(library, [library])
-    try:
-        return importlib.metadata.version(names[0])
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FRAUD_MIXES = ("local", "consortium")
 """Which kinds of fraud a simulated bank sees most: those of the course's bank, or those of the consortium."""
+
+_COUNTS = ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day", "horizon_months")
+_PRICES = ("chargeback_fee", "review_cost", "friction_cost", "analyst_hour", "prediction_cost",
+           "bought_prediction_cost", "operation_cost", "development_cost")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,16 @@ class Settings:
     cards_per_day: int = 100
     capture_share: float = 0.2
 
-    # Money, in account currency (EUR). Assumptions, discussed on the page "Model metrics and business metrics".
-    chargeback_fee: float = 20.0
-    review_cost: float = 5.0
-    friction_cost: float = 2.0
+    # Money, in account currency (EUR). The page "Model metrics and business metrics" says where each number comes from.
+    chargeback_fee: float = 20.0  # a missed fraud, beside its amount
+    review_cost: float = 5.0  # a false alarm or a caught fraud: an eighth of an analyst hour
+    friction_cost: float = 2.0  # a declined honest customer
+    analyst_hour: float = 40.0
+    prediction_cost: float = 0.0001  # an answer of a model of one's own
+    bought_prediction_cost: float = 0.1  # an answer of somebody else's
+    operation_cost: float = 4_000.0  # a month
+    development_cost: float = 120_000.0
+    horizon_months: int = 12  # in which the development has to pay
 
     @property
     def end(self) -> date:
@@ -114,13 +125,17 @@ class Settings:
         return replace(self, **changes)
 
     def __post_init__(self) -> None:
-        for name in ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; it must be at least 1.")
         if self.fraud_mix not in FRAUD_MIXES:
             raise LifecycleError(
                 f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}."
             )
+
+        for name in _PRICES:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise LifecycleError(f"Setting {name} is {getattr(self, name)}; a price is a number of at least 0.")
         order = ("train_from", "train_until", "test_from", "test_until", "deploy_at")
         for earlier, later in zip(order, order[1:], strict=False):
             if getattr(self, earlier) > getattr(self, later):

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "lifecycle"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = ("settings", "errors", "files", "contracts", "economics", "figures")
+GROUND = ("settings", "errors", "files", "source", "contracts", "economics", "figures")
 STAGES = (
     "world",
     "collection",

@@ -24,7 +24,7 @@ from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
 from lifecycle.evaluation.report import write_html
 from lifecycle.evaluation.uncertainty import describe_interval, resample_metrics
-from lifecycle.training import LADDER, feature_matrix, load_model, rule_score
+from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
 from lifecycle.training.metrics import average_precision, known_frauds
 from lifecycle.training.tracking import REGISTERED_MODEL, has_run, log_run, register_champion
 
@@ -43,7 +43,7 @@ SMALL_GROUP = 20
 
 
 def choose_champion(validation: Mapping[str, float]) -> str:
-    """Return the model with the best validation score. The rule is no candidate: it is not a deployable model.
+    """Return the model with the best validation score. Rungs that leave no model to deploy are no candidates.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def choose_champion(validation: Mapping[str, float]) -> str:
     >>> choose_champion({"rule": 0.9, "logistic_regression": 0.5, "random_forest": 0.6})
     'random_forest'
     """
-    candidates = {name: value for name, value in validation.items() if name != "rule"}
+    candidates = {name: value for name, value in validation.items() if name not in LADDER or name in CLASSIFIERS}
     return max(candidates, key=lambda name: candidates[name])
 
 
@@ -70,7 +70,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """
     ladder = files.read_json(inputs["training"] / "ladder.json")["models"]
     tuned = files.read_json(inputs["tuning"] / "best.json")
-    folders = {name: inputs["training"] / "models" / name for name in LADDER[1:]}
+    folders = {name: inputs["training"] / "models" / name for name in CLASSIFIERS}
     folders[tuned["name"]] = inputs["tuning"] / "model"
     candidates = {**ladder, tuned["name"]: tuned}
     champion = choose_champion({name: found["mean"]["average_precision"] for name, found in candidates.items()})

@@ -232,7 +232,7 @@ class _Tables:
         """Append what `read` returns for a few days at a time to one Parquet file."""
         with Appending(path) as file:
             for since, until in day_ranges(rows, CHUNK):
-                file.append(self._backend.raw_sql(read(since, until)).to_arrow_table())
+                file.append(self._backend.con.sql(read(since, until)).to_arrow_table())
 
 
 class Appending:

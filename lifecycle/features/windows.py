@@ -193,16 +193,16 @@ def daily_windows(
     dense = entities.cross_join(days)
     dense = dense.left_join(tiles, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.left_join(known, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
+    dense = dense.mutate(**{column: dense[column].fill_null(0) for column in ("n", "total", "frauds")})
     name = key.removesuffix("_id")
     values: dict[str, ibis.Value] = {}
     for length in DAYS:
-        window = ibis.range_window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        count = dense["n"].sum().over(window).fill_null(0).cast("int64")
-        frauds = dense["frauds"].sum().over(window).fill_null(0).cast("int64")
-        values[f"{name}_count_{length}d"] = count
-        values[f"{name}_amount_sum_{length}d"] = dense["total"].sum().over(window).cast("int64")
-        values[f"{name}_fraud_{length}d"] = frauds
-    values[f"{name}_amount_max_30d"] = dense["largest"].max().over(window)
+        # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
+        window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
+        for column, ending in (("n", "count"), ("total", "amount_sum"), ("frauds", "fraud")):
+            summed = dense[column] if length == 1 else dense[column].sum().over(window)
+            values[f"{name}_{ending}_{length}d"] = summed.cast("int64")
+        values[f"{name}_amount_max_{length}d"] = dense["largest"].max().over(window)
     kept = [column for column in entities.columns if column != key]
     values[f"{name}_snapshot"] = dense["snapshot"]
     return _derive(dense.select(key, "event_timestamp", *kept, **values), name)
@@ -244,32 +244,56 @@ def recent_windows(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
     """
     import ibis
 
-    def last(length: int, *keys: str) -> ibis.expr.builders.WindowBuilder:
-        return ibis.range_window(group_by=list(keys), order_by="micros", preceding=(length, 1))
-
-    payments = _with_moves(payments, terminals)
-    count, total, largest = payments["units"].count(), payments["units"].sum(), payments["units"].max()
-    hour, day, pair = last(HOUR, "customer_id"), last(DAY, "customer_id"), ("customer_id", "terminal_id")
-    gap = (payments["micros"] - payments["micros"].max().over(last(MEMORY, "customer_id"))).cast("float64")
-    moved = payments["moved"] + payments["moved"].sum().over(day).fill_null(0)
+    seen = _with_counts(_with_moves(payments, terminals))
+    customer = "customer_id"
+    earlier, before = (
+        ibis.range_window(group_by=customer, order_by="micros", preceding=(length, 1)) for length in (HOUR, None)
+    )
+    largest = seen["units"].max().over(earlier).fill_null(0)
+    gap = (seen["micros"] - seen["micros"].last().over(before)).cast("float64")
     values = {
-        "customer_count_1h": count.over(hour),
-        "customer_amount_1h": total.over(hour).fill_null(0).cast("float64") / float(UNITS),
-        "customer_count_24h": count.over(day),
-        "customer_amount_24h": total.over(day).fill_null(0).cast("float64") / float(UNITS),
-        "customer_seconds_since_last": (gap / float(SECOND)).fill_null(LONGEST_GAP),
-        "pair_count_7d": count.over(last(7 * DAY, *pair)),
-        "pair_count_30d": count.over(last(MEMORY, *pair)),
-        "terminal_count_1h": count.over(last(HOUR, "terminal_id")),
-        "customer_count_10m": count.over(last(10 * MINUTE, "customer_id")),
-        "customer_amount_max_1h": largest.over(hour).fill_null(0).cast("float64") / float(UNITS),
-        "customer_speed_kmh": payments["moved"].cast("float64") * KMH / payments["lasted"].cast("float64"),
-        "customer_km_24h": moved.cast("float64") / 1000.0,
+        "customer_count_10m": _before(seen.count(), 10 * MINUTE, customer),
+        "customer_count_1h": _before(seen.count(), HOUR, customer),
+        "customer_count_24h": _before(seen.count(), DAY, customer),
+        "customer_amount_1h": _before(seen["units"].sum(), HOUR, customer).cast("float64") / float(UNITS),
+        "customer_amount_24h": _before(seen["units"].sum(), DAY, customer).cast("float64") / float(UNITS),
+        "customer_amount_max_1h": largest.cast("float64") / float(UNITS),
+        "customer_new_places_24h": _before(seen["is_new"].sum(), DAY, customer),
+        "customer_seconds_since_last": (ibis.least(gap, float(MEMORY)) / float(SECOND)).fill_null(LONGEST_GAP),
+        "customer_speed_kmh": seen["moved"].cast("float64") * KMH / seen["lasted"].cast("float64"),
+        "customer_km_24h": (seen["moved"] + _before(seen["moved"].sum(), DAY, customer)).cast("float64") / 1000.0,
     }
-    first = payments.select("transaction_id", "customer_id", "micros", **values)
-    first = first.mutate(is_new=(first["pair_count_30d"] == 0).cast("int64"))
-    second = first.mutate(customer_new_places_24h=first["is_new"].sum().over(day).fill_null(0))
-    return second.select("transaction_id", "micros", **{name: second[name].cast("float64") for name in RECENT})
+    values |= {name: seen[name] for name in RECENT if name not in values}
+    return seen.select("transaction_id", "micros", **{name: values[name].cast("float64") for name in RECENT})
+
+
+def _before(value: ibis.Value, length: int, *keys: str) -> ibis.Value:
+    """Return a sum or a count over ``[t - length, t)``: that up to and with the instant `t`, less that at `t` itself.
+
+    A database knows where the rows of one instant end, but has to search for the last row before them.
+    Integers, so that the difference is exact.
+    """
+    import ibis
+
+    with_now, now = (
+        ibis.range_window(group_by=list(keys), order_by="micros", preceding=preceding, following=0)
+        for preceding in (length, 0)
+    )
+    return value.over(with_now) - value.over(now)
+
+
+def _with_counts(payments: ibis.Table) -> ibis.Table:
+    """Add how many payments came before at the terminal and of the pair, and whether the pair `is_new`.
+
+    These come before the windows over the customer, so that fewer columns are sorted three times.
+    """
+    pair = ("customer_id", "terminal_id")
+    counted = payments.mutate(
+        terminal_count_1h=_before(payments.count(), HOUR, "terminal_id"),
+        pair_count_7d=_before(payments.count(), 7 * DAY, *pair),
+        pair_count_30d=_before(payments.count(), MEMORY, *pair),
+    )
+    return counted.mutate(is_new=(counted["pair_count_30d"] == 0).cast("int64"))
 
 
 def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
@@ -282,15 +306,7 @@ def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
 
     if "terminal_x_km" not in terminals.columns:
         return payments.mutate(moved=ibis.literal(0, "int64"), lasted=ibis.literal(SHORTEST_TRIP, "int64"))
-    # A NaN would be a number to a database: only real coordinates are places.
-    x, y = terminals["terminal_x_km"], terminals["terminal_y_km"]
-    known = terminals.filter(x.notnull() & y.notnull() & ~x.isnan() & ~y.isnan())
-    places = known.select(
-        "terminal_id",
-        x_m=(known["terminal_x_km"] * 1000.0 + 0.5).floor().cast("int64"),
-        y_m=(known["terminal_y_km"] * 1000.0 + 0.5).floor().cast("int64"),
-    )
-    located = payments.left_join(places, "terminal_id").drop("terminal_id_right")
+    located = _located(payments, terminals)
     here = located.filter(located["x_m"].notnull())
     # Two payments at one instant are one place, the eastern and northern end of both.
     instants = here.group_by(["customer_id", "micros"]).agg(x=here["x_m"].max(), y=here["y_m"].max())
@@ -307,6 +323,19 @@ def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
         moved=ibis.ifelse(lasted <= MEMORY, meters, 0).fill_null(0).cast("int64"),
         lasted=ibis.greatest(lasted, SHORTEST_TRIP).fill_null(SHORTEST_TRIP).cast("int64"),
     )
+
+
+def _located(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
+    """Add where the terminal of each payment is (`x_m`, `y_m`, whole meters); null where it has no place."""
+    # A NaN would be a number to a database: only real coordinates are places.
+    x, y = terminals["terminal_x_km"], terminals["terminal_y_km"]
+    known = terminals.filter(x.notnull() & y.notnull() & ~x.isnan() & ~y.isnan())
+    places = known.select(
+        "terminal_id",
+        x_m=(known["terminal_x_km"] * 1000.0 + 0.5).floor().cast("int64"),
+        y_m=(known["terminal_y_km"] * 1000.0 + 0.5).floor().cast("int64"),
+    )
+    return payments.left_join(places, "terminal_id").drop("terminal_id_right")
 
 
 def entity_table(

@@ -98,9 +98,11 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
             inputs["features"], received, tables, contracts.midnight(settings.deploy_at), Path(scratch) / "live"
         )
         sample = live.sample_customers(received["customer_id"], settings.capture_share, settings.seed)
+        # Scoring is what needs the most memory: the service and the replay come after it, not beside it.
+        bank = _score(settings, inputs, received, tables["labels"], snapshots)
         process = _begin_replay(settings, inputs, received, sample, snapshots, Path(scratch), out)
+        del received, tables
         try:
-            bank = _score(settings, inputs, received, tables["labels"], snapshots)
             files.write_parquet(bank.scored, out / "scored.parquet")
             reference, clean = _baseline(bank, sample, out)
             rules, charts = _calibrate(settings, bank, reference.signals, clean)

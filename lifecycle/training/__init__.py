@@ -3,13 +3,15 @@
 Every rung is fitted and scored on the same time-ordered folds, with the labels that were known when the
 fold's week began, and then fitted once more on the whole training period. The artifact:
 
-- ``ladder.json``: metrics of every rung, by fold, with mean and standard deviation; thresholds; MLflow run ids;
+- ``ladder.json``: metrics of every rung, by fold, with mean and standard deviation; what each rung adds, with its
+  interval; thresholds; MLflow run ids;
 - ``out_of_fold.parquet``: the scores of the validation weeks, one column a rung;
 - ``models/<name>/``: the fitted models as ONNX (see `lifecycle.training.artifact`).
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,10 +35,12 @@ from lifecycle.training.artifact import (
     save_model,
     write_card,
 )
-from lifecycle.training.metrics import known_frauds, ranking_metrics
-from lifecycle.training.tracking import code_version, log_run, open_tracking
+from lifecycle.training.metrics import known_frauds, ladder_steps, ranking_metrics
+from lifecycle.training.tracking import code_version, draw_precision_recall, log_run, open_tracking
 
 __all__ = [
+    "CLASSIFIERS",
+    "DETECTOR",
     "LADDER",
     "MODEL_FILES",
     "PARAMS",
@@ -61,12 +65,19 @@ __all__ = [
     "rule_score",
     "sample_honest",
     "save_model",
+    "score_rows",
     "side_by_side",
     "track",
     "write_card",
 ]
 
-LADDER = ("rule", "logistic_regression", "random_forest", "gradient_boosting")
+DETECTOR = "isolation_forest"
+"""The rung that learns without labels: it finds what is rare, not what is fraud."""
+
+CLASSIFIERS = ("logistic_regression", "random_forest", "gradient_boosting")
+"""The rungs that learn from labels. They give probabilities, are kept as ONNX, and may become the champion."""
+
+LADDER = ("rule", DETECTOR, *CLASSIFIERS)
 """The rungs, from the simplest up."""
 
 RULE = (
@@ -79,6 +90,7 @@ RULE = (
 """The rule: points for five times the usual amount, fraud reports at the terminal, a burst, a far place, the night."""
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
+    DETECTOR: {"n_estimators": 60, "max_samples": 1_024},
     "logistic_regression": {"C": 0.1, "max_iter": 300},
     "random_forest": {"n_estimators": 40, "min_samples_leaf": 5, "max_features": "sqrt", "max_samples": 0.5},
     "gradient_boosting": {
@@ -259,17 +271,18 @@ def make_model(name: str, names: list[str], seed: int, **params: Any) -> Any:
     **params
         Hyperparameters; they replace those of `PARAMS`.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     if name not in PARAMS:
         raise LifecycleError(f"There is no model {name!r}; the models are {', '.join(PARAMS)}.")
     chosen = {**PARAMS[name], **params}
-    if name == "logistic_regression":
+    if name in ("logistic_regression", DETECTOR):
         from lifecycle.preprocessing import make_encoder
 
-        return make_pipeline(make_encoder(names, "linear"), LogisticRegression(random_state=seed, **chosen))
+        last = LogisticRegression if name == "logistic_regression" else IsolationForest
+        return make_pipeline(make_encoder(names, "linear"), last(random_state=seed, **chosen))
     if name == "random_forest":
         return RandomForestClassifier(random_state=seed, **chosen)
     return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **chosen)
@@ -314,9 +327,9 @@ def fit_model(
     name, names, seed, **params
         As in `make_model`.
     matrix, is_fraud
-        float32 of shape (n, features), and 0 or 1 of shape (n,).
+        float32 of shape (n, features), and 0 or 1 of shape (n,). The detector does not look at the labels.
     honest_rows
-        Fit on so many honest payments at most (see `sample_honest`).
+        Fit on so many honest payments at most (see `sample_honest`); the detector, on so many payments of any kind.
 
     Returns
     -------
@@ -328,6 +341,11 @@ def fit_model(
     LifecycleError
         If there is no fraud, or nothing but fraud, to learn from.
     """
+    if name == DETECTOR:
+        rows = np.random.default_rng(seed).choice(len(matrix), min(len(matrix), honest_rows), replace=False)
+        chosen = {**PARAMS[name], **params}
+        chosen["max_samples"] = min(chosen["max_samples"], len(rows))
+        return make_model(name, names, seed, **chosen).fit(matrix[np.sort(rows)])
     frauds = int(is_fraud.sum())
     if frauds == 0 or frauds == len(is_fraud):
         raise LifecycleError(
@@ -358,6 +376,18 @@ def _restore_rate(model: Any, weight: float) -> Any:
         shares[:, :, 0] *= weight
         shares /= shares.sum(axis=2, keepdims=True)
     return model
+
+
+def score_rows(model: Any, matrix: np.ndarray) -> np.ndarray:
+    """Return the score of each row by a fitted rung, float64 of shape (n,) in [0, 1], on one thread.
+
+    For the classifiers it is the probability of fraud; for the detector, how soon random cuts set a payment apart
+    (Liu, Ting and Zhou, "Isolation forest", ICDM 2008), which is no probability.
+    """
+    with threadpool_limits(1, user_api="openmp"):
+        if hasattr(model, "predict_proba"):
+            return model.predict_proba(matrix)[:, 1]
+        return -model.score_samples(matrix)
 
 
 def side_by_side(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -409,18 +439,23 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     models = {name: judge(frame, scores[name], reports, cuts, settings) for name in LADDER}
     rows, known = known_rows(frame, labels, midnight(settings.test_from))
     final, names = matrix[rows], feature_names(schema)
-    fits = [(name, final, known, names, settings.seed) for name in LADDER[1:]]
-    for name, model in zip(LADDER[1:], side_by_side(fit_model, fits), strict=True):
-        models[name] |= {"params": dict(PARAMS[name]), "fit_seconds": seconds[name]}
+    fits = [(name, final, known, names, settings.seed) for name in CLASSIFIERS]
+    for name, model in zip(CLASSIFIERS, side_by_side(fit_model, fits), strict=True):
         facts = card_facts(name, models[name]["threshold"], settings, rows, known)
         save_model(model, schema, out / "models" / name, sample=final[-20_000:], **facts)
     files.write_parquet(out_of_fold(frame, scores, cuts), out / "out_of_fold.parquet")
     lineage = dataset_facts(inputs, schema, settings)
     for name in LADDER:
         folder = out / "models" / name
-        models[name]["run_id"] = track(settings, name, models[name], lineage, folder if folder.exists() else None)
+        if name in PARAMS:
+            models[name] |= {"params": dict(PARAMS[name]), "fit_seconds": seconds[name]}
+        curve = draw_precision_recall(name, [(fold.validation_labels, scores[name][fold.validation]) for fold in cuts])
+        models[name]["run_id"] = track(
+            settings, name, models[name], lineage, folder if folder.exists() else None, figure=curve
+        )
     ladder = {
         "models": models,
+        "steps": ladder_steps(models),
         "folds": [_describe(fold) for fold in cuts],
         "rule": [dict(condition) for condition in RULE],
         "cards_per_day": settings.cards_per_day,
@@ -447,10 +482,19 @@ def card_facts(name: str, threshold: float, settings: Any, rows: np.ndarray, kno
 
 
 def dataset_facts(inputs: Mapping[str, Path], schema: Mapping[str, Any], settings: Any) -> dict[str, Any]:
-    """Return what identifies the data, the features and the code of a run."""
+    """Return what identifies the data, the features and the code of a run.
+
+    ``files`` names every file that `read_training` reads, relative to the data folder, with its SHA-256.
+    """
+    read = [inputs["features"] / name for name in ("training_set.parquet", "labels.parquet", "schema.json")]
+    read.append(inputs["preprocessing"] / "transactions.parquet")
+    root = Path(settings.data_dir).resolve()
+    hashes = {Path(os.path.relpath(Path(path).resolve(), root)).as_posix(): files.sha256(path) for path in read}
     return {
-        "dataset_sha256": files.sha256(inputs["features"] / "training_set.parquet"),
+        "dataset_sha256": next(iter(hashes.values())),
         "schema_sha256": schema["sha256"],
+        "features": feature_names(schema),
+        "files": hashes,
         "code_version": code_version(),
         "train_from": settings.train_from.isoformat(),
         "train_until": settings.train_until.isoformat(),
@@ -468,8 +512,7 @@ def _validate(
         began = time.perf_counter()
         model = fit_model(name, matrix[fold.fit], fold.fit_labels, names, settings.seed)
         took = round(time.perf_counter() - began, 2)
-        with threadpool_limits(1, user_api="openmp"):
-            return model.predict_proba(matrix[fold.validation])[:, 1], took
+        return score_rows(model, matrix[fold.validation]), took
 
     jobs = [(name, fold) for name in reversed(LADDER[1:]) for fold in reversed(cuts)]  # the longest first
     scores = {name: np.full(len(frame), np.nan) for name in LADDER}
@@ -536,20 +579,31 @@ def track(
     lineage: Mapping[str, Any],
     folder: Path | None,
     stage: str = "training",
+    figure: Any = None,
 ) -> str:
-    """Record one fitted and judged model in MLflow, and return the id of its run."""
+    """Record one fitted and judged model in MLflow, and return the id of its run.
+
+    Everything that `lifecycle.training.rebuilding.rebuild` needs is recorded: hyperparameters and settings as
+    parameters; data, features and code as hashes; the list of features and of files read as attachments.
+    """
     metrics = {key: values for key, values in found.items() if isinstance(values, list) and key != "fit_seconds"}
     means = {f"mean_{key}": value for key, value in found["mean"].items()}
     spreads = {f"std_{key}": value for key, value in found["std"].items()}
-    costs = {key: getattr(settings, key) for key in ("chargeback_fee", "review_cost", "friction_cost")}
-    params = {**found.get("params", {}), **costs, "seed": settings.seed, "folds": settings.folds}
-    params |= {key: lineage[key] for key in ("train_from", "train_until")}
+    knobs = {key: value for key, value in settings.values().items() if key != "data_dir"}
+    attachments = {"features.json": {"features": lineage["features"]}, "files.json": lineage["files"]}
+    if figure is not None:
+        attachments["figures/precision_recall.png"] = figure
+    tags = {key: lineage[key] for key in ("schema_sha256", "code_version")} | {"stage": stage}
+    if folder is not None:
+        card = files.read_json(folder / "model.json")
+        tags |= {"model_version": card["version"], "model_sha256": card["sha256"]["model.onnx"]}
     return log_run(
         settings.data_dir,
         name,
-        params,
+        {**found.get("params", {}), **knobs, "honest_rows": HONEST_ROWS},
         {**metrics, **means, **spreads, "savings": found["savings"], "threshold": found["threshold"]},
         {"name": "training_set", "digest": lineage["dataset_sha256"]},
-        {"stage": stage, "schema_sha256": lineage["schema_sha256"], "code_version": lineage["code_version"]},
+        tags,
         folder,
+        attachments,
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
+
+from lifecycle import figures
+from lifecycle.source import code_hash
 
 EXPERIMENT = "lifecycle"
 REGISTERED_MODEL = "fraud-champion"
@@ -43,7 +46,9 @@ def _client(folder: Path) -> Any:
     os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"})
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     import logging
+    import warnings
 
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of a progress bar that is off
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -61,6 +66,7 @@ def log_run(
     dataset: Mapping[str, str],
     tags: Mapping[str, str],
     model_folder: Path | None = None,
+    attachments: Mapping[str, Any] | None = None,
 ) -> str:
     """Record one finished run and return its id.
 
@@ -80,6 +86,8 @@ def log_run(
         Anything else by which to find the run: code version, feature schema, stage.
     model_folder
         A model folder to keep with the run, under ``model/``.
+    attachments
+        Path within the run -> a matplotlib figure, or anything that JSON can hold.
     """
     from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
@@ -102,6 +110,11 @@ def log_run(
     if model_folder is not None:
         for file in sorted(Path(model_folder).iterdir()):
             client.log_artifact(run_id, str(file), "model")
+    for path, content in (attachments or {}).items():
+        if hasattr(content, "savefig"):
+            client.log_figure(run_id, content, path)
+        else:
+            client.log_dict(run_id, content, path)
     client.set_terminated(run_id)
     return run_id
 
@@ -157,10 +170,44 @@ def register_champion(
 
 
 @cache
-def code_version() -> str:
-    """Return the first 16 digits of a SHA-256 over the package's source files, in the order of their names."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def code_version(stage: str = "training") -> str:
+    """Return the first 16 digits of the hash over the code and the library versions that a stage uses.
+
+    It is the code part of the stage's key: what does not change it cannot change a result.
+
+    Examples
+    --------
+    >>> len(code_version()), code_version() == code_version("training")
+    (16, True)
+    """
+    return code_hash(f"lifecycle.{stage}")[:16]
+
+
+def draw_precision_recall(name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
+    """Draw the precision-recall curve of one model, one line a validation week.
+
+    Parameters
+    ----------
+    name
+        The model, for the title.
+    parts
+        For each week, labels (0 or 1) and scores, each of shape (n,).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from sklearn.metrics import precision_recall_curve
+
+    with matplotlib.rc_context():
+        figures.use_style()
+        figure = Figure()
+        ax = figure.add_subplot()
+        for number, (fraud, score) in enumerate(parts, start=1):
+            precision, recall, _ = precision_recall_curve(fraud, score, drop_intermediate=True)
+            ax.step(recall, precision, where="post", linewidth=1.5, label=f"week {number}")
+        ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=name.replace("_", " "))
+        ax.legend()
+    return figure

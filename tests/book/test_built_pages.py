@@ -51,6 +51,14 @@ def test_a_notebook_page_shows_its_figures_with_alternative_text(pages, name: st
     assert set(wanted) <= set(texts), "a cell with alternative text shows no figure"
 
 
+def test_the_page_on_metrics_holds_numbers_of_the_run(pages) -> None:
+    html = pages["book/metrics.html"].path.read_text()
+    assert len(re.findall(r'class="[^"]*cell_output', html)) >= 10
+    assert "output traceback" not in html and "output stderr" not in html
+    for claim in ("Too slow", "Too dear", "Too many declined customers", "Wrong errors"):
+        assert f"<strong>{claim}.</strong>" in html
+
+
 def test_no_internal_link_is_broken(pages) -> None:
     broken = []
     for name, page in pages.items():

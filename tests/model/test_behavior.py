@@ -22,7 +22,7 @@ def payments():
     return train, training.feature_matrix(test, SCHEMA)
 
 
-@pytest.fixture(scope="module", params=training.LADDER[1:])
+@pytest.fixture(scope="module", params=training.CLASSIFIERS)
 def model(request, payments, tmp_path_factory):
     train, _ = payments
     matrix, fraud = training.feature_matrix(train, SCHEMA), train["is_fraud"].to_numpy(dtype=int)

@@ -28,7 +28,7 @@ def write_models(inputs: dict, folder: Path, data_dir: Path) -> None:
         "frauds": int(fraud.sum()),
         "threshold": 0.1,
     }
-    names = dict.fromkeys(training.LADDER[1:], "training/models") | {"tuned_gradient_boosting": "tuning"}
+    names = dict.fromkeys(training.CLASSIFIERS, "training/models") | {"tuned_gradient_boosting": "tuning"}
     small = {"random_forest": {"n_estimators": 5}, "gradient_boosting": {"max_iter": 10}}
     for value, (name, where) in enumerate(names.items()):
         kind = name.removeprefix("tuned_")

@@ -278,3 +278,18 @@ def test_settings_are_read_from_the_environment_and_bad_ones_refused():
     ):
         with pytest.raises(LifecycleError, match=sentence):
             Settings.from_environment({name: value})
+
+
+def test_a_data_file_of_a_package_counts_as_code(toy):
+    settings, write = toy
+    package = write.folder / "toy_package"
+    (package / "stores").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    store = package / "stores" / "laptop.yaml"
+    store.write_text("online_store: sqlite\n")
+    before = pipeline.code_hash("lifecycle.toy_package")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "laptop.pyc.1").write_text("half")
+    assert pipeline.code_hash("lifecycle.toy_package") == before
+    store.write_text("online_store: redis\n")
+    assert pipeline.code_hash("lifecycle.toy_package") != before
