@@ -171,10 +171,13 @@ def test_the_lattice_holds_what_a_single_fit_of_that_size_scores(built, tmp_path
 
 def test_optimism_is_what_selection_adds_to_the_drop():
     rng = np.random.default_rng(0)
-    noise = pd.DataFrame({"value": rng.normal(0.6, 0.01, 200), "second": rng.normal(0.5, 0.01, 200)})
-    table = tuning.measure_optimism(noise, seed=0, draws=200)
-    assert table["optimism"].iloc[0] == 0 and table["drop"].iloc[0] == pytest.approx(0.1, abs=0.003)
-    assert table["optimism"].is_monotonic_increasing and table["optimism"].iloc[-1] > 0.02
+    tables = []
+    for _ in range(40):  # the best of a whole pool is one setting: its luck elsewhere only cancels over pools
+        noise = pd.DataFrame({"value": rng.normal(0.6, 0.01, 64), "second": rng.normal(0.5, 0.01, 64)})
+        tables.append(tuning.measure_optimism(noise, seed=0, draws=20).set_index("settings"))
+    table = sum(tables) / len(tables)
+    assert table["optimism"].iloc[0] == 0 and table["drop"].iloc[0] == pytest.approx(0.1, abs=0.002)
+    assert 0.02 < table["optimism"].iloc[-1] < 0.03 and table["optimism"].is_monotonic_increasing
     skill = noise.assign(second=noise["value"] - 0.1)
     assert tuning.measure_optimism(skill, seed=0, draws=200)["optimism"].abs().max() < 1e-9
 
