@@ -78,7 +78,7 @@ STAGES = {
             "consortium",
             "lifecycle.consortium",
             ("preprocessing", "features", "consortium:preprocessing", "consortium:features"),
-            ("seed",) + _CALENDAR + _MONEY,
+            _STORE + _CALENDAR + _MONEY,
         ),
         Stage(
             "tuning",
