@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from lifecycle.consortium import shared_schema
+from lifecycle.features import load_schema
 from lifecycle.training import Fold, TrainingData, feature_matrix, feature_names, fit_model, side_by_side
 from lifecycle.training.metrics import average_precision
 
@@ -24,7 +27,7 @@ TREES = (25, 50, 75, 100)
 
 FITTED: Mapping[str, tuple[float, ...]] = {
     "learning_rate": (0.03, 0.1, 0.3),
-    "max_leaf_nodes": (4, 8, 16, 32),
+    "max_leaf_nodes": (4, 12, 32),
     "l2_regularization": (0.1, 3.0, 100.0),
 }
 """Levels of the other hyperparameters of the lattice. The rest stay as on the ladder."""
@@ -43,19 +46,33 @@ METHODS = ("optuna", "random", "grid")
 Score = Callable[[Mapping[str, float], int], float]
 
 
-def read_second(inputs: Mapping[str, Path], schema: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return matrix and labels of the second world's test weeks; None on own data, which has no second world."""
+@dataclass(frozen=True)
+class Second:
+    """The second world's test weeks: the features that mean the same in both worlds, their matrix, the labels."""
+
+    names: list[str]
+    matrix: np.ndarray
+    is_fraud: np.ndarray
+
+
+def read_second(inputs: Mapping[str, Path], schema: Mapping[str, Any]) -> Second | None:
+    """Return the second world's test weeks; None on own data, which has no second world."""
     if "second:features" not in inputs:
         return None
+    # What a world fits on its own texts, such as the weights of words, means something else in another world.
+    shared = shared_schema(load_schema(inputs["second:features"]), schema)
     frame = pd.read_parquet(inputs["second:features"] / "test_set.parquet")
     frame = frame[frame["is_fraud"].notna()]
-    return feature_matrix(frame, schema), frame["is_fraud"].to_numpy(dtype=np.int8)
+    is_fraud = frame["is_fraud"].to_numpy(dtype=np.int8)
+    return Second(feature_names(shared), feature_matrix(frame, shared), is_fraud)
 
 
 def evaluate_lattice(
-    data: TrainingData, cuts: list[Fold], seed: int, second: tuple[np.ndarray, np.ndarray] | None
+    data: TrainingData, cuts: list[Fold], seed: int, second: Second | None
 ) -> pd.DataFrame:
     """Score every setting of `SPACE` on every fold, and the last fold's model in the second world.
+
+    With a second world, the models see the features that mean the same in both.
 
     Returns
     -------
@@ -63,17 +80,18 @@ def evaluate_lattice(
         One row a setting: its levels, ``fold_1`` ... (average precision), ``value`` (their mean), and with a
         second world ``second`` (average precision in its test weeks).
     """
-    names = feature_names(data.schema)
+    names = feature_names(data.schema) if second is None else second.names
+    matrix = data.matrix[:, [feature_names(data.schema).index(name) for name in names]]
     settings = [dict(zip(FITTED, levels, strict=True)) for levels in itertools.product(*FITTED.values())]
 
     def evaluate(params: Mapping[str, float], fold: Fold) -> dict[str, list[float]]:
         model = fit_model(
-            "gradient_boosting", data.matrix[fold.fit], fold.fit_labels, names, seed, LATTICE_ROWS,
+            "gradient_boosting", matrix[fold.fit], fold.fit_labels, names, seed, LATTICE_ROWS,
             **{**params, "max_iter": max(TREES)},
         )  # fmt: skip
-        found = {f"fold_{fold.number}": _at_each_size(model, data.matrix[fold.validation], fold.validation_labels)}
+        found = {f"fold_{fold.number}": _at_each_size(model, matrix[fold.validation], fold.validation_labels)}
         if second is not None and fold is cuts[-1]:
-            found["second"] = _at_each_size(model, *second)
+            found["second"] = _at_each_size(model, second.matrix, second.is_fraud)
         return found
 
     jobs = [(params, fold) for params in settings for fold in cuts]
