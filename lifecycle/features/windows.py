@@ -202,7 +202,8 @@ def daily_windows(
         for column, ending in (("n", "count"), ("total", "amount_sum"), ("frauds", "fraud")):
             summed = dense[column] if length == 1 else dense[column].sum().over(window)
             values[f"{name}_{ending}_{length}d"] = summed.cast("int64")
-        values[f"{name}_amount_max_{length}d"] = dense["largest"].max().over(window)
+    month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
+    values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
     kept = [column for column in entities.columns if column != key]
     values[f"{name}_snapshot"] = dense["snapshot"]
     return _derive(dense.select(key, "event_timestamp", *kept, **values), name)

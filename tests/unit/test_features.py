@@ -76,6 +76,9 @@ def test_windows_agree_with_plain_pandas(strings):
     ):
         expected = rolling_daily(frame, labels, key)
         ours = expected[[key, "event_timestamp"]].merge(tables[view], how="left")
+        other = ("_id", "_km", "_timestamp", "_snapshot")
+        computed = [name for name in tables[view].columns if not name.endswith(other)]
+        assert computed == list(names), "a table holds the features of its view and no others"
         for name in names:
             np.testing.assert_allclose(ours[name], expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
