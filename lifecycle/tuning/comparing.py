@@ -67,9 +67,7 @@ def read_second(inputs: Mapping[str, Path], schema: Mapping[str, Any]) -> Second
     return Second(feature_names(shared), feature_matrix(frame, shared), is_fraud)
 
 
-def evaluate_lattice(
-    data: TrainingData, cuts: list[Fold], seed: int, second: Second | None
-) -> pd.DataFrame:
+def evaluate_lattice(data: TrainingData, cuts: list[Fold], seed: int, second: Second | None) -> pd.DataFrame:
     """Score every setting of `SPACE` on every fold, and the last fold's model in the second world.
 
     With a second world, the models see the features that mean the same in both.
