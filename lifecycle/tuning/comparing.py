@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from lifecycle import files
 from lifecycle.consortium import shared_schema
-from lifecycle.features import load_schema
 from lifecycle.training import Fold, TrainingData, feature_matrix, feature_names, fit_model, side_by_side
 from lifecycle.training.metrics import average_precision
 
@@ -60,7 +60,7 @@ def read_second(inputs: Mapping[str, Path], schema: Mapping[str, Any]) -> Second
     if "second:features" not in inputs:
         return None
     # What a world fits on its own texts, such as the weights of words, means something else in another world.
-    shared = shared_schema(load_schema(inputs["second:features"]), schema)
+    shared = shared_schema(files.read_json(inputs["second:features"] / "schema.json"), schema)
     frame = pd.read_parquet(inputs["second:features"] / "test_set.parquet")
     frame = frame[frame["is_fraud"].notna()]
     is_fraud = frame["is_fraud"].to_numpy(dtype=np.int8)
