@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 from lifecycle import economics, files
 from lifecycle.consortium.pretrained import ALLOWED_LICENSES, check_pretrained, load_pretrained, publish
 from lifecycle.contracts import midnight
+from lifecycle.economics.business import expected_gain
 from lifecycle.training import (
     HONEST_ROWS,
     Model,
@@ -60,7 +61,6 @@ __all__ = [
     "log_odds",
     "publish",
     "shared_schema",
-    "worthwhile",
 ]
 
 METHODS = ("direct", "adapted", "from_scratch", "scratch_logistic")
@@ -246,22 +246,6 @@ def log_odds(score: np.ndarray) -> np.ndarray:
     return np.log(held) - np.log1p(-held)
 
 
-def worthwhile(score: np.ndarray, amount: np.ndarray, settings: Any) -> np.ndarray:
-    """Return which payments to flag if the scores are probabilities: those whose review gains money on average.
-
-    The threshold falls as the amount rises, and nothing is chosen on the labels that judge. Source: Elkan, "The
-    foundations of cost-sensitive learning", IJCAI 2001.
-
-    Examples
-    --------
-    >>> from lifecycle.settings import Settings
-    >>> worthwhile(np.array([0.1, 0.1]), np.array([10.0, 100.0]), Settings()).tolist()
-    [False, True]
-    """
-    gain = amount + settings.chargeback_fee + settings.friction_cost
-    return score * gain > settings.review_cost + settings.friction_cost
-
-
 @dataclass(frozen=True)
 class _Task:
     """What every fit of the curve shares: the local bank, the published scores, and who is judged on what."""
@@ -351,7 +335,7 @@ def _judge(task: _Task, scores: Mapping[str, np.ndarray], weights: np.ndarray, s
     perfect = np.maximum(weights @ np.bincount(codes, best, task.customers), 1e-9)
     parts = []
     for method, score in scores.items():
-        flagged = worthwhile(score, amount, settings)
+        flagged = expected_gain(score, amount, settings) > 0  # a threshold by amount, chosen on no label that judges
         saved = nothing - economics.decision_costs(fraud, amount, flagged, settings)
         ranking = Ranking(fraud, score)
         parts.append(pd.DataFrame({

@@ -1,13 +1,11 @@
 """The consortium's stage: what the curve compares, on which labels, and what it says about crossings."""
 
-import numpy as np
 import pandas as pd
 import pytest
 from model_data import SETTINGS, knobs, write_inputs
 
 from lifecycle import consortium, files
 from lifecycle.contracts import midnight
-from lifecycle.settings import Settings
 from lifecycle.training import known_rows, read_training
 
 
@@ -115,13 +113,3 @@ def test_a_code_with_another_vocabulary_and_a_text_with_other_weights_are_not_sh
 def test_a_crossing_counts_only_if_the_lead_is_kept(rows, days, share):
     found = consortium.crossing(pd.DataFrame(rows, columns=[2, 4, 16]))
     assert (found["days"], found["share"]) == (days, share)
-
-
-def test_flagging_what_is_worthwhile_is_the_cheapest_decision_for_known_probabilities():
-    rng = np.random.default_rng(0)
-    score, amount = rng.random(2_000) ** 4, rng.lognormal(3, 1, 2_000)
-    settings = Settings()
-    flag = score * settings.review_cost + (1 - score) * (settings.review_cost + settings.friction_cost)
-    np.testing.assert_array_equal(
-        consortium.worthwhile(score, amount, settings), flag < score * (amount + settings.chargeback_fee)
-    )

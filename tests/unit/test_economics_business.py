@@ -135,3 +135,11 @@ def test_late_answers_and_prices_have_a_limit():
 def test_what_cannot_be_counted_is_refused_in_a_sentence(wrong, says):
     with pytest.raises(LifecycleError, match=says):
         wrong()
+
+
+def test_flagging_what_is_worthwhile_is_the_cheapest_decision_for_known_probabilities():
+    rng = np.random.default_rng(0)
+    score, amount = rng.random(2_000) ** 4, rng.lognormal(3, 1, 2_000)
+    flag = score * SETTINGS.review_cost + (1 - score) * (SETTINGS.review_cost + SETTINGS.friction_cost)
+    worthwhile = business.expected_gain(score, amount, SETTINGS) > 0
+    np.testing.assert_array_equal(worthwhile, flag < score * (amount + SETTINGS.chargeback_fee))
