@@ -142,6 +142,10 @@ def to_onnx(estimator: Any, columns: int) -> bytes:
         options={type(classifier): {"zipmap": False}},
         target_opset=_OPSET,
     )
+    # skl2onnx lists the operator sets in the order of a set: sorted, the same model is the same file in any process.
+    operator_sets = sorted(graph.opset_import, key=lambda one: one.domain)
+    del graph.opset_import[:]
+    graph.opset_import.extend(operator_sets)
     return graph.SerializeToString()
 
 

@@ -105,3 +105,26 @@ def test_the_ladder_says_what_each_rung_adds(built):
         here, below = (ladder["models"][step[key]]["average_precision"] for key in ("rung", "over"))
         assert step["by_fold"] == pytest.approx(np.subtract(here, below), abs=1e-6)
         assert step["low"] <= step["value"] <= step["high"]
+
+
+def test_the_order_of_operator_sets_does_not_change_the_file(monkeypatch):
+    import skl2onnx
+    from sklearn.linear_model import LogisticRegression
+
+    from lifecycle.training.artifact import to_onnx
+
+    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    convert = skl2onnx.convert_sklearn
+    files_of = []
+    for reverse in (False, True):
+
+        def shuffled(*arguments, reverse=reverse, **options):
+            graph = convert(*arguments, **options)
+            sets = sorted(graph.opset_import, key=lambda one: one.domain, reverse=reverse)
+            del graph.opset_import[:]
+            graph.opset_import.extend(sets)
+            return graph
+
+        monkeypatch.setattr(skl2onnx, "convert_sklearn", shuffled)
+        files_of.append(to_onnx(model, 1))
+    assert files_of[0] == files_of[1]
