@@ -57,7 +57,8 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_data_collection.ipynb
 
 benchmark: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/requirements.txt
+	grep -v '^-e' requirements.txt > $(VENV)/constraints.txt  # pip takes no project of ours as a constraint
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -r tests/benchmarks/requirements.txt
 	$(BIN)/python tests/benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
 lint: $(STAMP)

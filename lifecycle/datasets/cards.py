@@ -53,7 +53,7 @@ CARDS: dict[str, Card] = {
             "no customers, no terminals",
             "none stated: labels are final",
             "~/creditcard.csv",
-            "place creditcard.csv (Kaggle, mlg-ulb/creditcardfraud) there, or name it with --file.",
+            "place creditcard.csv (Kaggle, mlg-ulb/creditcardfraud) there, or name it with `--file`.",
             "imbalance, ranking and thresholds, in the order of time",
             _TWO_DAYS,
         ),
@@ -80,7 +80,7 @@ CARDS: dict[str, Card] = {
             "cards (cc_num) and merchants; a merchant is taken for the terminal",
             "assumed",
             "~/fraudTrain.csv",
-            "place fraudTrain.csv (Kaggle, kartik2112/fraud-detection) there, or name it with --file.",
+            "place fraudTrain.csv (Kaggle, kartik2112/fraud-detection) there, or name it with `--file`.",
             "the whole lifecycle",
         ),
         Card(
@@ -92,7 +92,7 @@ CARDS: dict[str, Card] = {
             "customers and terminals",
             "assumed",
             "~/simulated-data-raw/data",
-            "clone the handbook's repository simulated-data-raw there, or name its folder data with --file.",
+            "clone the handbook's repository simulated-data-raw there, or name its folder data with `--file`.",
             "the whole lifecycle",
         ),
     )
