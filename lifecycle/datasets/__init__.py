@@ -56,7 +56,7 @@ def load(name: str, path: Path | str | None = None) -> pd.DataFrame:
     Traceback (most recent call last):
     ...
     lifecycle.errors.LifecycleError: The data set 'creditcard-csv' is not at no-such.csv, and nothing is downloaded \
-here: place creditcard.csv (Kaggle, mlg-ulb/creditcardfraud) there, or name it with --file.
+here: place creditcard.csv (Kaggle, mlg-ulb/creditcardfraud) there, or name it with `--file`.
     """
     card = _card(name)
     return readers.READERS[name](_place(card, path))
