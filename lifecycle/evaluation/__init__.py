@@ -24,9 +24,9 @@ from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
 from lifecycle.evaluation.own_data import describe_own
 from lifecycle.evaluation.report import write_html
-from lifecycle.evaluation.uncertainty import describe_interval, resample_metrics
+from lifecycle.evaluation.uncertainty import resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
-from lifecycle.training.metrics import average_precision, known_frauds
+from lifecycle.training.metrics import average_precision, describe_interval, known_frauds
 from lifecycle.training.tracking import REGISTERED_MODEL, has_run, log_run, register_champion
 
 __all__ = [

@@ -18,7 +18,6 @@ from lifecycle.training import side_by_side
 from lifecycle.training.metrics import Ranking, card_days, card_ids, card_precision_by_day
 
 RESAMPLES = 200
-LEVEL = 0.95
 
 
 def draw_customers(customers: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -122,18 +121,3 @@ class _Measures:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def describe_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
-    """Return a value with its 95 % percentile interval: ``value``, ``low``, ``high``. NaN becomes None.
-
-    Examples
-    --------
-    >>> describe_interval(0.5, np.array([0.4, 0.5, 0.6]))
-    {'value': 0.5, 'low': 0.405, 'high': 0.595}
-    """
-    finite = resampled[np.isfinite(resampled)]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(finite, [tail, 1 - tail]) if len(finite) else (np.nan, np.nan)
-    numbers = {"value": value, "low": float(low), "high": float(high)}
-    return {key: round(number, 6) if np.isfinite(number) else None for key, number in numbers.items()}
