@@ -592,12 +592,14 @@ def track(
     lineage: Mapping[str, Any],
     folder: Path | None,
     stage: str = "training",
+    kind: str | None = None,
     figure: Any = None,
 ) -> str:
     """Record one fitted and judged model in MLflow, and return the id of its run.
 
-    Everything that `lifecycle.training.rebuilding.rebuild` needs is recorded: hyperparameters and settings as
-    parameters; data, features and code as hashes; the list of features and of files read as attachments.
+    `kind` is the rung that it is a model of, where the model has a name of its own. Everything that
+    `lifecycle.training.rebuilding.rebuild` needs is recorded: hyperparameters and settings as parameters; data,
+    features and code as hashes; the list of features and of files read as attachments.
     """
     metrics = {key: values for key, values in found.items() if isinstance(values, list) and key != "fit_seconds"}
     means = {f"mean_{key}": value for key, value in found["mean"].items()}
@@ -606,7 +608,7 @@ def track(
     attachments = {"features.json": {"features": lineage["features"]}, "files.json": lineage["files"]}
     if figure is not None:
         attachments["figures/precision_recall.png"] = figure
-    tags = {key: lineage[key] for key in ("schema_sha256", "code_version")} | {"stage": stage}
+    tags = {key: lineage[key] for key in ("schema_sha256", "code_version")} | {"stage": stage, "kind": kind or name}
     if folder is not None:
         card = files.read_json(folder / "model.json")
         tags |= {"model_version": card["version"], "model_sha256": card["sha256"]["model.onnx"]}

@@ -40,8 +40,10 @@ class Record:
 
     Attributes
     ----------
-    name, params, settings
-        The rung, its hyperparameters, and the knobs of the run.
+    name, kind
+        The name of the run, and the rung of the ladder that it is a model of.
+    params, settings
+        Its hyperparameters, and the knobs of the run.
     honest_rows
         Most honest payments it was fitted on.
     features
@@ -55,6 +57,7 @@ class Record:
     """
 
     name: str
+    kind: str
     params: dict[str, Any]
     settings: Settings
     honest_rows: int
@@ -70,7 +73,7 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
     Raises
     ------
     LifecycleError
-        If the store has no such run, or if the run is no rung of the ladder.
+        If the store has no such run, or if the run is no model of a rung of the ladder.
     """
     from mlflow.exceptions import MlflowException
 
@@ -78,12 +81,12 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise LifecycleError(f"{data_dir} has no run {run_id!r}; take an id from ladder.json.") from None
+        raise LifecycleError(f"{data_dir} has no run {run_id!r}; take an id from ladder.json or best.json.") from None
     name, tags = run.info.run_name, dict(run.data.tags)
     kept = {item.path for item in client.list_artifacts(run_id)}
-    if name not in LADDER or not {"features.json", "files.json"} <= kept:
+    if tags.get("kind") not in LADDER or not {"features.json", "files.json"} <= kept:
         raise LifecycleError(
-            f"Run {run_id} ({name}) does not hold what is needed to fit it again; take a run of the training stage."
+            f"Run {run_id} ({name}) does not hold what is needed to fit it again; take a run of training or tuning."
         )
     with tempfile.TemporaryDirectory() as place:
         features, read = (
@@ -99,7 +102,7 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
         if f"mean_{key}" in run.data.metrics
     }
     rows = int(run.data.params["honest_rows"])
-    return Record(name, params, settings, rows, features["features"], read, metrics, tags)
+    return Record(name, tags["kind"], params, settings, rows, features["features"], read, metrics, tags)
 
 
 def _read(text: str) -> Any:
@@ -121,7 +124,7 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
     data_dir
         The data folder, with the MLflow store and the files that the run read.
     run_id
-        A run of the training stage.
+        A run of the training or the tuning stage.
 
     Returns
     -------
@@ -142,10 +145,10 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
 
     def fit(rows: np.ndarray, is_fraud: np.ndarray) -> Any:
         matrix, names = data.matrix[rows], record.features
-        return fit_model(record.name, matrix, is_fraud, names, settings.seed, record.honest_rows, **record.params)
+        return fit_model(record.kind, matrix, is_fraud, names, settings.seed, record.honest_rows, **record.params)
 
     def score(fold: Any) -> np.ndarray:
-        if record.name == "rule":
+        if record.kind == "rule":
             return rule_score(data.frame.iloc[fold.validation])
         return score_rows(fit(fold.fit, fold.fit_labels), data.matrix[fold.validation])
 
