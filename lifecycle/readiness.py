@@ -10,7 +10,6 @@ import importlib.metadata
 import inspect
 import ipaddress
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from packaging.requirements import Requirement
 
 from lifecycle import contracts, deployment, training
 from lifecycle.deployment import artifact, messages, running
@@ -51,6 +51,28 @@ class Check:
     subject: str
     question: str
     answer: Callable[[Build], str]
+
+
+HOSTILE = (b"", b"{", b"[" * 10_000, b'{"amount": NaN}', bytes(range(256)), b" " * 7_000_000)
+"""Bodies that a service has to refuse without harm."""
+
+MARKED = {"transaction_id": 987_654_321, "amount": 4321.99, "customer_id": "no-such-customer"}
+"""A payment to be refused, whose values are easy to find in a log."""
+
+SENT = 500
+"""Payments sent to the service, to compare with the batch job."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one run of the service showed, from its start to its end."""
+
+    ping: int
+    refusals: list[int]
+    ping_after: int
+    answers: pd.DataFrame
+    exit_code: int
+    log: str
 
 
 class Build:
@@ -87,6 +109,23 @@ class Build:
     def alarms(self) -> dict[str, Any]:
         """The limits of the monitor, and what they found."""
         return self.pipeline.artifact("monitoring").json("alarms")
+
+    @cached_property
+    def service(self) -> Session:
+        """One run of the service: healthy, attacked, healthy again, asked for scores, and stopped."""
+        scores = self.pipeline.artifact("deployment").frame("batch_scores")
+        payments = self.pipeline.artifact("preprocessing").frame("transactions")
+        first = payments[payments["transaction_id"].isin(scores["transaction_id"])].head(SENT)
+
+        def refused(body: bytes | str) -> int:
+            return service.call("/invocations", body, "application/json")[0]
+
+        with running.start(self.package.folder, clock="event") as service:
+            ping = service.call("/ping")[0]
+            refusals = [refused(body) for body in (*HOSTILE, json.dumps(MARKED))]
+            after = service.call("/ping")[0]
+            answers = pd.DataFrame(service.invoke(messages.as_records(first)))
+            return Session(ping, refusals, after, answers, service.stop(), service.log.read_text())
 
     def spoiled(self, change: Callable[[Path], object]) -> str:
         """Return what refuses a copy of the package after a change, or an empty string if it would be served."""
@@ -133,23 +172,18 @@ def _require(holds: bool, sentence: str) -> None:
 
 
 def _starts_and_drains(build: Build) -> str:
-    with running.start(build.package.folder, clock="event") as service:
-        status, _ = service.call("/ping")
-        code = service.stop()
+    status, code = build.service.ping, build.service.exit_code
     _require(status == 200 and code == 0, f"/ping said {status}, and the service ended with exit code {code}.")
     return f"/ping said {status}; after SIGTERM the service ended with exit code {code}"
 
 
 def _survives_garbage(build: Build) -> str:
-    bodies = [b"", b"{", b"[" * 10_000, b'{"amount": NaN}', bytes(range(256)), b" " * 7_000_000]
-    with running.start(build.package.folder, clock="event") as service:
-        answers = [service.call("/invocations", body, "application/json")[0] for body in bodies]
-        healthy = service.call("/ping")[0]
+    answers, healthy = build.service.refusals, build.service.ping_after
     _require(
         all(400 <= status < 500 for status in answers) and healthy == 200,
         f"Hostile bodies were answered with {answers}, and /ping with {healthy}.",
     )
-    return f"{len(bodies)} hostile bodies: {len(bodies)} refusals (4xx), and /ping still says {healthy}"
+    return f"{len(answers)} hostile bodies: {len(answers)} refusals (4xx), and /ping still says {healthy}"
 
 
 def _no_errors_in_production(build: Build) -> str:
@@ -186,14 +220,11 @@ def _listens_on_loopback(_: Build) -> str:
 
 
 def _keeps_payments_out_of_its_log(build: Build) -> str:
-    record = {"transaction_id": 987_654_321, "amount": 4321.99, "customer_id": "no-such-customer"}
-    with running.start(build.package.folder, clock="event") as service:
-        service.call("/invocations", json.dumps(record), "application/json")
-        service.stop()
-        log = service.log.read_text()
-    found = [str(value) for value in record.values() if str(value) in log]
+    found = [str(value) for value in MARKED.values() if str(value) in build.service.log]
     _require(not found, f"The log of the service holds {', '.join(found)} of a payment.")
-    return f"a refused payment left none of its {len(record)} values in {len(log.splitlines())} lines of log"
+    return (
+        f"a refused payment left none of its {len(MARKED)} values in {len(build.service.log.splitlines())} lines of log"
+    )
 
 
 def _tables_keep_their_contracts(build: Build) -> str:
@@ -204,15 +235,10 @@ def _tables_keep_their_contracts(build: Build) -> str:
 
 
 def _service_and_batch_agree(build: Build) -> str:
-    deployed = build.pipeline.artifact("deployment")
-    scores = deployed.frame("batch_scores")
-    payments = build.pipeline.artifact("preprocessing").frame("transactions")
-    first = payments[payments["transaction_id"].isin(scores["transaction_id"])].head(500)
-    with running.start(build.package.folder, clock="event") as service:
-        answers = pd.DataFrame(service.invoke(messages.as_records(first)))
-    both = answers.merge(scores, on="transaction_id", suffixes=("", "_batch"))
+    scores = build.pipeline.artifact("deployment").frame("batch_scores")
+    both = build.service.answers.merge(scores, on="transaction_id", suffixes=("", "_batch"))
     differ = int(((both["score"] - both["score_batch"]).abs() > 1e-6).sum())
-    _require(len(both) == len(first) and differ == 0, f"{differ} of {len(both)} scores differ from the batch job's.")
+    _require(len(both) == SENT and differ == 0, f"{differ} of {len(both)} scores differ from the batch job's.")
     return f"{differ} of {len(both)} scores of the service differ from the batch job's"
 
 
@@ -254,7 +280,10 @@ def _alarms_state_their_rate(build: Build) -> str:
     limits = build.alarms["limits"]
     finite = [name for name, value in limits.items() if np.isfinite(value)]
     _require(len(finite) == len(limits) > 0, "An alarm has no limit.")
-    return f"{len(limits)} limits, each set for one false page in {build.alarms['page_days']} clean days"
+    note, page = build.alarms["note_days"], build.alarms["page_days"]
+    return (
+        f"{len(limits)} limits: one false note in {note:.0f} clean days, one false page of missed fraud in {page:.0f}"
+    )
 
 
 def _retraining_was_gated(build: Build) -> str:
@@ -308,36 +337,40 @@ def _artifacts_say_what_made_them(build: Build) -> str:
 
 
 def wrong_versions(lock: str) -> list[str]:
-    """Return the packages of a lock file that are installed in another version than it pins.
+    """Return the packages of a lock file that are not installed in the version that it pins for this machine.
 
     Examples
     --------
-    >>> wrong_versions("pandas==0.1\\nno-such-package==1.0\\n")
+    >>> wrong_versions("pandas==0.1\\nno-such-package==1.0 ; python_version < '3'\\n-e .\\n")
     ['pandas']
     """
-    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", lock, re.MULTILINE)
     wrong = []
-    for name, version in pins:
-        try:
-            if importlib.metadata.version(name) != version:
-                wrong.append(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # a pin for another machine
+    for line in lock.splitlines():
+        text = line.split("#")[0].rstrip(" \\")
+        if not text or text.lstrip().startswith("-"):
+            continue
+        pin = Requirement(text)
+        if pin.marker is None or pin.marker.evaluate():
+            try:
+                if importlib.metadata.version(pin.name) not in pin.specifier:
+                    wrong.append(pin.name)
+            except importlib.metadata.PackageNotFoundError:
+                wrong.append(pin.name)
     return wrong
 
 
 def _environment_is_the_lock(_: Build) -> str:
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     wrong = wrong_versions(lock)
-    _require(not wrong, f"{len(wrong)} packages differ from requirements.txt, among them {wrong[0] if wrong else ''}.")
-    return f"every installed package has the version that requirements.txt pins ({lock.count('==')} pins)"
+    _require(not wrong, f"{len(wrong)} packages differ from requirements.txt, among them {''.join(wrong[:1])}.")
+    return "every package has the version that requirements.txt pins for this machine"
 
 
 def _same_seed_same_world(build: Build) -> str:
-    from lifecycle.world import payments
+    from lifecycle import world
 
     settings = build.pipeline.settings.with_(customers=200, terminals=400)
-    first, second = (payments.fingerprint(payments.payments(settings)) for _ in range(2))
+    first, second = (world.fingerprint(world.payments(settings)) for _ in range(2))
     _require(first == second, "The same seed gave two different banks.")
     return f"two runs with one seed gave the same bank ({first[:12]})"
 

@@ -11,7 +11,7 @@ import pytest
 from lifecycle import files, readiness
 from lifecycle.deployment import artifact
 from lifecycle.errors import LifecycleError
-from lifecycle.readiness import Build, Check, NotReadyError
+from lifecycle.readiness import Build, Check, NotReadyError, Session
 
 
 def answer_of(question: str):
@@ -98,8 +98,35 @@ def test_a_public_function_without_a_docstring_is_found(tmp_path: Path) -> None:
     assert found == {"told": True, "bare": False, "Thing": True, "Thing.method": False}
 
 
-def test_the_environment_is_compared_with_every_pin_of_the_lock() -> None:
-    import pandas
+def test_the_environment_is_compared_with_every_pin_of_the_lock_for_this_machine() -> None:
+    lock = (
+        f"pandas=={pd.__version__}  # via feast\nnumpy==0.1 ; python_version < '3'\n"
+        "uvicorn[standard]==0.0.1\nno-such-package==1\n-e .\n"
+    )
+    assert readiness.wrong_versions(lock) == ["uvicorn", "no-such-package"]
 
-    lock = f"pandas=={pandas.__version__} \\\n    --hash=sha256:0\nuvicorn[standard]==0.0.1 ; python_version > '3'\n"
-    assert readiness.wrong_versions(lock) == ["uvicorn"]
+
+@pytest.mark.parametrize(
+    "change, question",
+    [
+        ({"exit_code": -9}, "Does it start, answer, and stop in order?"),
+        ({"refusals": [400, 500]}, "Does it survive what it should refuse?"),
+        ({"ping_after": 503}, "Does it survive what it should refuse?"),
+        ({"log": "refused amount 4321.99"}, "Does its log hold customers' data?"),
+    ],
+)
+def test_what_the_service_did_wrong_fails_its_check(tmp_path: Path, change: dict, question: str) -> None:
+    good = {
+        "ping": 200,
+        "refusals": [400, 413],
+        "ping_after": 200,
+        "answers": pd.DataFrame(),
+        "exit_code": 0,
+        "log": "",
+    }
+    build = Build(SimpleNamespace(), tmp_path)
+    build.__dict__["service"] = Session(**good)
+    answer_of(question)(build)
+    build.__dict__["service"] = Session(**good | change)
+    with pytest.raises(NotReadyError):
+        answer_of(question)(build)
