@@ -1,4 +1,4 @@
-"""Tuning: the champion's fit and the search on two cores, and Optuna against random search at the same number of fits."""
+"""Tuning: the champion's fit and the search, and Optuna against random search at the same number of fits."""
 
 from __future__ import annotations
 
