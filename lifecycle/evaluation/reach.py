@@ -314,7 +314,7 @@ def measure_needs(
         return recipe.fit_and_score(widened[0], known, wider, widened[1])
 
     scores = side_by_side(refit, [(need,) for need in NEEDS])
-    return [row for need, found in zip(NEEDS, scores, strict=True) for row in _gains(need, found, graded, score)]
+    return _gains(dict(zip(NEEDS, scores, strict=True)), graded, score)
 
 
 def _knowledge(
@@ -344,16 +344,17 @@ def _with_columns(matrix: np.ndarray, names: list[str], columns: Mapping[str, np
     return np.hstack([replaced, *added]) if added else replaced
 
 
-def _gains(need: str, found: np.ndarray, graded: Graded, score: np.ndarray) -> list[dict[str, Any]]:
+def _gains(scores: Mapping[str, np.ndarray], graded: Graded, score: np.ndarray) -> list[dict[str, Any]]:
+    """Compare each refit with the champion, by kind of fraud."""
     rows = []
     for kind in [ALL, *graded.kinds()]:
-        new, mine, best = (
-            graded.weigh(one, kind).average_precision(graded.draws) for one in (found, score, graded.oracle)
-        )
-        rows.append({
-            "need": need, "what": NEEDS[need], "mode": kind, "average_precision": round(float(new[0]), 6),
-            "gain": _describe(new - mine), "closed": _describe((new - mine) / np.maximum(best - mine, 1e-12)),
-        })  # fmt: skip
+        mine, best = (graded.weigh(one, kind).average_precision(graded.draws) for one in (score, graded.oracle))
+        for need, found in scores.items():
+            new = graded.weigh(found, kind).average_precision(graded.draws)
+            rows.append({
+                "need": need, "what": NEEDS[need], "mode": kind, "average_precision": round(float(new[0]), 6),
+                "gain": _describe(new - mine), "closed": _describe((new - mine) / np.maximum(best - mine, 1e-12)),
+            })  # fmt: skip
     return rows
 
 
