@@ -42,13 +42,15 @@ def write_beyond(
     world = reach.read_world(inputs)
     grade = reach.Graded.of(test, world["truth"], settings.seed)
     shares, budget = reach.share_by_mode(grade, score, found["threshold"])
+    needs, luck = reach.measure_needs(data, test, grade, score, recipe, world, settings)
     content = {
         "goal": reach.GOAL,
         "bar": reach.SEEN,
         "seen": seen_on_validation(data, fresh, found["threshold"], world["truth"]),
         "budget": budget,
         "modes": shares,
-        "needs": reach.measure_needs(data, test, grade, score, recipe, world, settings),
+        "needs": needs,
+        "luck": luck,
     }
     files.write_json(content, out / "reach.json")
     cuts = folds(data.frame, data.labels, settings)

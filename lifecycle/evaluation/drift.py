@@ -134,10 +134,10 @@ def measure_age(
     Returns
     -------
     dict
-        ``weeks``: ``from``, ``age`` (weeks since the old model's labels), ``fresh`` and ``old`` (average precision),
-        ``loss`` (fresh less old, with interval); ``slope``: loss a week of age; ``modes``: what the old model loses in
-        the test weeks on each kind of fraud, by the truth (`_losses`); ``fitted_with`` (the day whose labels the old
-        model knew), ``rows`` and ``recent_rows``.
+        ``weeks``: ``from``, ``age`` (weeks since the old model's labels), ``fresh`` and ``old`` (average precision)
+        and ``loss`` (fresh less old), with intervals; ``slope``: loss a week of age; ``modes``: what the old model
+        loses in the test weeks on each kind of fraud, by the truth (`_losses`); ``fitted_with`` (the day whose labels
+        the old model knew), ``rows`` and ``recent_rows``.
     """
     first, names = cuts[0], feature_names(data.schema)
     rows = np.concatenate([fold.validation for fold in cuts])
@@ -164,7 +164,7 @@ def measure_age(
         losses.append(both[0] - both[1])
         weeks.append({
             "from": str((first.from_ + int(block) * WEEK).date()), "age": int(block),
-            "fresh": round(float(both[0][0]), 6), "old": round(float(both[1][0]), 6), "loss": _describe(losses[-1]),
+            "fresh": _describe(both[0]), "old": _describe(both[1]), "loss": _describe(losses[-1]),
         })  # fmt: skip
     return {
         "fitted_with": str(first.from_.date()),

@@ -9,7 +9,7 @@ need? The champion is fitted again with its own settings, each time with one thi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ NEEDS: Mapping[str, str] = {
     "hidden_card": "which cards are in the hands of thieves today",
 }
 """What the champion is fitted again with, one at a time. The last two are hidden from every bank."""
+
+CONTROLS = 2
+"""Fits with nothing more but another draw of honest payments: what a refit gains or loses by luck."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def measure_needs(
     recipe: Recipe,
     world: Mapping[str, pd.DataFrame],
     settings: Any,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Fit the champion again with one more thing known each time, and measure what it gains by kind of fraud.
 
     Parameters
@@ -288,9 +291,10 @@ def measure_needs(
 
     Returns
     -------
-    list of dict
-        One row an entry of `NEEDS` and kind of fraud: ``need``, ``what``, ``mode``, ``average_precision``, and
-        ``gain`` over the champion and ``closed`` (share of its distance to the oracle), both with intervals.
+    gains, luck
+        One row an entry of `NEEDS` and kind of fraud: ``need``, ``what``, ``mode``, ``average_precision``, ``gain``
+        over the champion and ``closed`` (share of its distance to the oracle), both with intervals; and by kind of
+        fraud the largest change of average precision, up or down, of `CONTROLS` refits that know nothing more.
     """
     rows, known = known_rows(data.frame, data.labels, midnight(settings.test_from))
     frame = data.frame.iloc[rows].reset_index(drop=True)
@@ -313,8 +317,13 @@ def measure_needs(
         wider = [*names, *(name for name in more[0] if name not in names)]
         return recipe.fit_and_score(widened[0], known, wider, widened[1])
 
-    scores = side_by_side(refit, [(need,) for need in NEEDS])
-    return _gains(dict(zip(NEEDS, scores, strict=True)), graded, score)
+    def again(step: int) -> np.ndarray:
+        other = replace(recipe, seed=recipe.seed + step)
+        return other.fit_and_score(matrices[0], known, names, matrices[1])
+
+    scores = dict(zip(NEEDS, side_by_side(refit, [(need,) for need in NEEDS]), strict=True))
+    controls = side_by_side(again, [(step + 1,) for step in range(CONTROLS)])
+    return _gains(scores, graded, score), _luck(controls, graded, score)
 
 
 def _knowledge(
@@ -356,6 +365,15 @@ def _gains(scores: Mapping[str, np.ndarray], graded: Graded, score: np.ndarray) 
                 "gain": _describe(new - mine), "closed": _describe((new - mine) / np.maximum(best - mine, 1e-12)),
             })  # fmt: skip
     return rows
+
+
+def _luck(controls: list[np.ndarray], graded: Graded, score: np.ndarray) -> dict[str, float]:
+    """Return by kind of fraud how far the average precision of the controls is from the champion's, at most."""
+    once, found = graded.draws[:1], {}
+    for kind in [ALL, *graded.kinds()]:
+        mine, *others = (graded.weigh(one, kind).average_precision(once)[0] for one in (score, *controls))
+        found[kind] = round(max(abs(float(other - mine)) for other in others), 6)
+    return found
 
 
 def read_world(inputs: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
