@@ -43,7 +43,7 @@ NEEDS: Mapping[str, str] = {
 }
 """What the champion is fitted again with, one at a time. The last two are hidden from every bank."""
 
-CONTROLS = 2
+CONTROLS = 4
 """Fits with nothing more but another draw of honest payments: what a refit gains or loses by luck."""
 
 
