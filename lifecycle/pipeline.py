@@ -89,8 +89,8 @@ STAGES = {
         Stage(
             "evaluation",
             "lifecycle.evaluation",
-            ("world", "preprocessing", "features", "training", "tuning"),
-            _STORE + _CALENDAR + _MONEY,
+            ("world", "preprocessing", "features", "training", "tuning", "second:preprocessing", "second:features"),
+            _STORE + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), _CALENDAR + _MONEY),
         Stage(

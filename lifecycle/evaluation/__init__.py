@@ -7,6 +7,7 @@ ladder is then scored on the test set, to show what the choice was worth. The ar
 - ``scores.parquet``: the champion's score of every payment of the test period (`lifecycle.contracts.SCORES`);
 - ``test_scores.parquet``: the same for all models, one column each, with amount and label;
 - ``oracle.parquet``: how close the champion comes to the known truth, by fraud mode (only for the simulated bank);
+- ``reach.json`` and ``drift.json``: what lies beyond the score (only for the simulated bank, see `beyond`);
 - ``model/``: the champion.
 """
 
@@ -22,6 +23,8 @@ import pandas as pd
 
 from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
+from lifecycle.evaluation.beyond import write_beyond
+from lifecycle.evaluation.openings import Choice, open_test
 from lifecycle.evaluation.own_data import describe_own
 from lifecycle.evaluation.report import write_html
 from lifecycle.evaluation.uncertainty import resample_metrics
@@ -76,7 +79,9 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     candidates = {**ladder, tuned["name"]: tuned}
     champion = choose_champion({name: found["mean"]["average_precision"] for name, found in candidates.items()})
 
-    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    chosen = candidates[champion]
+    choice = Choice(champion, chosen["mean"]["average_precision"], chosen["threshold"])
+    test, opening = open_test(inputs["features"], choice, settings)
     if test.empty:
         raise LifecycleError(
             f"There are no payments in the test period {settings.test_from} to {settings.test_until}; "
@@ -91,6 +96,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     labels = pd.read_parquet(inputs["features"] / "labels.parquet")
     report = {
         "champion": _describe_champion(champion, candidates[champion], out / "model"),
+        "opening": opening,
         "test": _describe_test(test, settings),
         "validation": {name: {"mean": c["mean"], "std": c["std"]} for name, c in candidates.items()},
         **judge_test(test, scores, thresholds, champion, known_frauds(labels, transactions), settings),
@@ -103,6 +109,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         truth = pd.read_parquet(inputs["world"] / "answer_key" / "truth.parquet")
         table, report["oracle"] = oracle_table(test, scores, champion, thresholds[champion], truth)
         files.write_parquet(table, out / "oracle.parquet")
+    if "second:features" in inputs:
+        write_beyond(settings, inputs, out, test, scores[champion], chosen, load_model(out / "model"))
     digest = tuned["dataset_sha256"]
     name = REGISTERED_MODEL if "world" in inputs else f"own-data-{digest[:8]}"
     report["champion"]["registered"] = _register(settings, candidates[champion], out / "model", report, name, digest)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lifecycle import economics, files
+from lifecycle.evaluation.openings import describe
 from lifecycle.evaluation.own_data import own_section
 from lifecycle.training.metrics import Ranking
 
@@ -238,7 +239,8 @@ def _distrust(report: Mapping[str, Any]) -> str:
         "The prices of a miss and of an alert are assumptions; change them in the settings and run again.",
         "The test period says nothing about another season, or about a kind of fraud that did not occur in it.",
     ]
-    points = [*(report.get("own") or {}).get("warnings", []), *points]
+    again = [describe(report["opening"])] if report["opening"]["earlier"] else []
+    points = [*again, *(report.get("own") or {}).get("warnings", []), *points]
     if unknown:
         points.append(f"{unknown:,} payments have no known label yet; they got scores and are in no metric.")
     return "<h2>What to distrust</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>"
@@ -247,6 +249,7 @@ def _distrust(report: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> str:
     rows = [[escape(_plain(key)), escape(str(value))] for key, value in report["settings"].items()]
     rows.append(["model version", escape(report["champion"]["version"])])
+    rows.append(["openings of the test weeks", str(report["opening"]["number"])])
     return "<h2>Settings of the run</h2>" + _table(["setting", "value"], rows)
 
 
