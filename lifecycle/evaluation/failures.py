@@ -207,8 +207,8 @@ def _remedies(missed: pd.DataFrame, frame: pd.DataFrame, reports: pd.DataFrame, 
             (SOURCE, True, pd.NaT),
         )
         rows.append(next((remedy, wait) for remedy, fits, wait in choices if fits))
-    found = pd.DataFrame(rows, columns=["remedy", "wait"], index=missed.index)
-    return missed.assign(remedy=found["remedy"], wait=pd.to_timedelta(found["wait"]))
+    waits = pd.array([wait for _, wait in rows], dtype="timedelta64[ns]")
+    return missed.assign(remedy=[remedy for remedy, _ in rows], wait=waits)
 
 
 def _first_report(one: Mapping[str, Any], reports: pd.DataFrame) -> pd.Timestamp:
