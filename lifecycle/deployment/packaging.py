@@ -70,6 +70,8 @@ def package(
     folder.mkdir(parents=True)
     for name in MODEL_FILES:
         shutil.copyfile(model / name, folder / name)
+    for card in sorted(model.glob("model_card.*")):  # a model of one's own may come without one
+        shutil.copyfile(card, folder / card.name)
     schema = features.load_schema(feature_folder)
     if files.read_json(folder / "feature_schema.json") != schema:
         raise LifecycleError(f"The model in {model} was trained on other features than {feature_folder} holds.")

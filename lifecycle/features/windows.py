@@ -202,7 +202,11 @@ def daily_sums(
     for length in DAYS:
         # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        for column, ending, kind in (("n", "count", COUNT), ("total", "amount_sum", "int64"), ("frauds", "fraud", COUNT)):
+        for column, ending, kind in (
+            ("n", "count", COUNT),
+            ("total", "amount_sum", "int64"),
+            ("frauds", "fraud", COUNT),
+        ):
             summed = dense[column] if length == 1 else dense[column].sum().over(window)
             values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
     month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
