@@ -85,6 +85,9 @@ LONGEST_GAP = MEMORY / SECOND
 COUNT = "int32"
 """The type of a count until it becomes a feature: what is sorted is half as wide as float64."""
 
+SUMMED = (("n", "count", COUNT), ("total", "amount_sum", "int64"), ("frauds", "fraud", COUNT))
+"""What is summed over days: the column of a day, the ending of the feature's name, the type of the sum."""
+
 
 def to_micros(times: pd.Series) -> np.ndarray:
     """Return time stamps as microseconds since 1970-01-01 UTC, int64.
