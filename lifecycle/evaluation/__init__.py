@@ -22,7 +22,7 @@ import pandas as pd
 
 from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
-from lifecycle.evaluation.own_data import describe_own
+from lifecycle.evaluation.own_data import describe_own, read_judged
 from lifecycle.evaluation.report import write_html
 from lifecycle.evaluation.uncertainty import describe_interval, resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
@@ -87,16 +87,15 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     _write_scores(test, scores, champion, out)
     shutil.copytree(folders[champion], out / "model")
 
-    transactions = pd.read_parquet(inputs["preprocessing"] / "transactions.parquet")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
+    transactions, reports = read_judged(inputs, contracts.midnight(settings.test_from))
     report = {
         "champion": _describe_champion(champion, candidates[champion], out / "model"),
         "test": _describe_test(test, settings),
         "validation": {name: {"mean": c["mean"], "std": c["std"]} for name, c in candidates.items()},
-        **judge_test(test, scores, thresholds, champion, known_frauds(labels, transactions), settings),
+        **judge_test(test, scores, thresholds, champion, known_frauds(reports, transactions), settings),
         "slices": slice_tables(test, scores[champion], thresholds[champion], inputs, transactions, settings),
         "oracle": None,
-        "own": describe_own(inputs["preprocessing"], labels, contracts.midnight(settings.test_from)),
+        "own": describe_own(inputs, contracts.midnight(settings.test_from)),
         "settings": {key: getattr(settings, key) for key in _SHOWN},
     }
     if "world" in inputs:
