@@ -243,7 +243,9 @@ _LINES = plain().to_csv(index=False)
     ids=["short line", "delimiter in a line", "half a gzip", "latin-1", "utf-16", "excel", "json", "half a parquet",
          "decimal comma", "written time", "one class"],
 )  # fmt: skip
-def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, content: bytes | str, words: str) -> None:
+def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(
+    tmp_path: Path, content: bytes | str, words: str
+) -> None:
     with pytest.raises(LifecycleError, match=words) as raised:
         collect(tmp_path, write(tmp_path, content))
     assert "\n" not in str(raised.value)
@@ -374,8 +376,12 @@ def test_creditcard_is_read_from_the_cache_of_scikit_learn_and_never_from_the_ne
 
 
 def test_skrub_counts_the_products_of_a_basket(tmp_path: Path) -> None:
-    pd.DataFrame({"ID": [5, 6], "fraud_flag": [0, 1]}).to_csv(tmp_path / "baskets.csv", index=False)
-    pd.DataFrame({"basket_ID": [5, 5], "item": ["TV", "PC"]}).to_csv(tmp_path / "products.csv", index=False)
+    folder = tmp_path / "credit_fraud"
+    folder.mkdir()
+    for suffix in ("", "_train"):  # skrub leaves the part that was asked for beside the whole
+        pd.DataFrame({"ID": [5, 6], "fraud_flag": [0, 1]}).to_csv(folder / f"baskets{suffix}.csv", index=False)
+        items = pd.DataFrame({"basket_ID": [5, 5], "item": ["TV", "TV"]})
+        items.to_csv(folder / f"products{suffix}.csv", index=False)
     assert datasets.load("skrub-credit-fraud", tmp_path)["products"].tolist() == [2, 0]
 
 
