@@ -42,8 +42,10 @@ def serve(
     service.serve(model_dir, port, host, capture_dir)
 
 
-def score_file(model_dir: Path | str, transactions: Path | str, out: Path | str) -> int:
+def score_file(
+    model_dir: Path | str, transactions: Path | str, out: Path | str, mapping: Mapping[str, Any] | None = None
+) -> int:
     """Score a CSV or Parquet file and return the number of rows; see `lifecycle.deployment.batch.score_file`."""
     from lifecycle.deployment import batch
 
-    return batch.score_file(model_dir, transactions, out)
+    return batch.score_file(model_dir, transactions, out, mapping=mapping)

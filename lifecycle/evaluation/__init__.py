@@ -31,7 +31,7 @@ from lifecycle.evaluation.failures import read_failures
 from lifecycle.evaluation.fairness import SMALL_GROUP, judge_fairness, slice_table
 from lifecycle.evaluation.model_card import write_model_card
 from lifecycle.evaluation.openings import Choice, open_test
-from lifecycle.evaluation.own_data import describe_own
+from lifecycle.evaluation.own_data import describe_own, read_judged
 from lifecycle.evaluation.report import write_html
 from lifecycle.evaluation.uncertainty import resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
@@ -96,21 +96,20 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     _write_scores(test, scores, champion, out)
     shutil.copytree(folders[champion], out / "model")
 
-    transactions = pd.read_parquet(inputs["preprocessing"] / "transactions.parquet")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
+    transactions, reports = read_judged(inputs, contracts.midnight(settings.test_from))
     report = {
         "champion": _describe_champion(champion, candidates[champion], out / "model"),
         "opening": opening,
         "test": _describe_test(test, settings),
         "validation": {name: {"mean": c["mean"], "std": c["std"]} for name, c in candidates.items()},
-        **judge_test(test, scores, thresholds, champion, known_frauds(labels, transactions), settings),
+        **judge_test(test, scores, thresholds, champion, known_frauds(reports, transactions), settings),
         **judge_fairness(test, scores[champion], champion, thresholds[champion], inputs, transactions, settings),
         "oracle": None,
-        "own": describe_own(inputs["preprocessing"], labels, contracts.midnight(settings.test_from)),
+        "own": describe_own(inputs, contracts.midnight(settings.test_from)),
         "settings": {key: getattr(settings, key) for key in _SHOWN},
     }
     truth = _truth(inputs)
-    report |= _judge_cases(test, scores[champion], out / "model", labels, transactions, truth, settings)
+    report |= _judge_cases(test, scores[champion], out / "model", reports, transactions, truth, settings)
     report["lineage"] = _describe_lineage(inputs["features"], out / "model", tuned["dataset_sha256"])
     if truth is not None:
         table, report["oracle"] = oracle_table(test, scores, champion, thresholds[champion], truth)
@@ -291,7 +290,7 @@ def _judge_cases(
     test: pd.DataFrame,
     score: np.ndarray,
     folder: Path,
-    labels: pd.DataFrame,
+    reports: pd.DataFrame,
     transactions: pd.DataFrame,
     truth: pd.DataFrame | None,
     settings: Any,
@@ -299,9 +298,9 @@ def _judge_cases(
     """Return the failures read one by one, and what the champion does when payments are changed."""
     model = load_model(folder)
     places = transactions[["transaction_id", "terminal_id"]]
-    reports = labels.loc[labels["is_fraud"] == 1, ["transaction_id", "known_at"]].merge(places, on="transaction_id")
+    placed = reports[["transaction_id", "known_at"]].merge(places, on="transaction_id")
     return {
-        "failures": read_failures(test, score, model, model.threshold, reports, truth, settings),
+        "failures": read_failures(test, score, model, model.threshold, placed, truth, settings),
         "behavior": check_behavior(model, test, model.threshold, settings.seed),
     }
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from lifecycle import economics, files
@@ -36,7 +37,8 @@ from lifecycle.training.artifact import (
     save_model,
     write_card,
 )
-from lifecycle.training.metrics import known_frauds, ladder_steps, ranking_metrics
+from lifecycle.training.metrics import ladder_steps, ranking_metrics
+from lifecycle.training.reading import TrainingData, read_data
 from lifecycle.training.tracking import code_version, draw_precision_recall, log_run, open_tracking
 
 __all__ = [
@@ -398,37 +400,23 @@ def side_by_side(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) 
     return joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(function)(*job) for job in jobs)
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What fitting needs: the training set, its matrix, the schema, the label history, and who reported fraud when."""
-
-    frame: pd.DataFrame
-    matrix: np.ndarray
-    schema: dict[str, Any]
-    labels: pd.DataFrame
-    reports: pd.DataFrame
-
-
 def read_training(inputs: Mapping[str, Path], settings: Any) -> TrainingData:
-    """Read the training data from the features and preprocessing artifacts.
+    """Read the training data from the features and preprocessing artifacts; of a large file, a sample (`read_data`).
 
     Raises
     ------
     LifecycleError
         If no payment of the training period has a known label.
     """
-    frame = pd.read_parquet(inputs["features"] / "training_set.parquet")
-    if frame.empty:
+    folder = inputs["features"]
+    if not pq.read_metadata(folder / "training_set.parquet").num_rows:
         raise LifecycleError(
             f"There are no payments with a known label in the training period {settings.train_from} to "
             f"{settings.train_until}; give another period (--train-from, --train-until)."
         )
-    schema = files.read_json(inputs["features"] / "schema.json")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
-    owners = pd.read_parquet(
-        inputs["preprocessing"] / "transactions.parquet", columns=["transaction_id", "customer_id"]
-    )
-    return TrainingData(frame, feature_matrix(frame, schema), schema, labels, known_frauds(labels, owners))
+    schema = files.read_json(folder / "schema.json")
+    payments = inputs["preprocessing"] / "transactions.parquet"
+    return read_data(folder / "training_set.parquet", folder / "labels.parquet", payments, schema)
 
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
@@ -458,6 +446,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         "rule": [dict(condition) for condition in RULE],
         "cards_per_day": settings.cards_per_day,
         "honest_rows": HONEST_ROWS,
+        "share_of_customers": data.share,
         "fit_rows": len(rows),
         "fit_frauds": int(known.sum()),
         **lineage,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lifecycle import files
 from lifecycle.contracts import midnight
@@ -29,8 +28,8 @@ from lifecycle.training import (
     score_rows,
     side_by_side,
 )
-from lifecycle.training.artifact import feature_matrix, to_onnx
-from lifecycle.training.metrics import known_frauds
+from lifecycle.training.artifact import to_onnx
+from lifecycle.training.reading import read_data
 from lifecycle.training.tracking import code_version, open_tracking
 
 
@@ -193,7 +192,5 @@ def _check(record: Record, data_dir: Path, run_id: str) -> None:
 def _read_data(record: Record, data_dir: Path) -> TrainingData:
     """Read the recorded files; the columns of the matrix are the recorded features."""
     paths: Mapping[str, Path] = {Path(name).stem: data_dir / name for name in record.files}
-    frame, labels = pd.read_parquet(paths["training_set"]), pd.read_parquet(paths["labels"])
-    owners = pd.read_parquet(paths["transactions"], columns=["transaction_id", "customer_id"])
     schema = {**files.read_json(paths["schema"]), "features": [{"name": name} for name in record.features]}
-    return TrainingData(frame, feature_matrix(frame, schema), schema, labels, known_frauds(labels, owners))
+    return read_data(paths["training_set"], paths["labels"], paths["transactions"], schema)
