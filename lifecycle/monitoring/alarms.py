@@ -179,6 +179,7 @@ def add_evidence(counts: np.ndarray, expected: np.ndarray, ratio: float) -> np.n
         levels[day] = np.maximum(0, (levels[day - 1] if day else 0) + change[day])
     return levels
 
+
 def _simulate_limit(expected: np.ndarray, ratio: float, dispersion: float, days_between: float, seed: int) -> float:
     """Return the limit that simulated clean counts cross for the first time after `days_between` days on average.
 

@@ -201,7 +201,7 @@ class Days:
 
 
 def read_days(counter: Counter, counts: np.ndarray, reference: np.ndarray) -> Days:
-    """Compare the counts of days, shape (days, months, width), with those of a reference for each day (days, 1, width)."""
+    """Compare counts of days, shape (days, months, width), with a reference for each day, shape (days, 1, width)."""
     sums = {name: counts[..., at].astype(np.float64) for name, at in counter.sums.items()}
     size = np.maximum(sums["payments"], 1)
     whole = np.maximum(reference[..., counter.sums["payments"]], 1)
@@ -220,9 +220,7 @@ def read_days(counter: Counter, counts: np.ndarray, reference: np.ndarray) -> Da
         np.stack(psi[:-1], -1),
         np.stack(p_value[:-1], -1),
         psi[-1],
-        *(
-            np.abs(sums[name] / size - reference[..., counter.sums[name]] / whole) for name in ("residual", "flagged")
-        ),
+        *(np.abs(sums[name] / size - reference[..., counter.sums[name]] / whole) for name in ("residual", "flagged")),
         sums,
         counts[..., counter.reports].reshape(*counts.shape[:2], counter.lags, counter.groups),
     )
@@ -280,7 +278,7 @@ def adjust(p_value: np.ndarray, method: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Usual:
-    """What clean days look like: a PSI that each feature seldom exceeds, and expected cases of missed fraud by group."""
+    """What clean days look like: a PSI that each feature seldom exceeds, and cases of missed fraud a day, by group."""
 
     psi: np.ndarray
     expected: np.ndarray

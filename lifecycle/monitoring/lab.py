@@ -1,10 +1,12 @@
-"""The drift lab: changes of a chosen kind, size and day planted in resampled clean months, and which detector sees them.
+"""The drift lab: plant a change of known kind, size and day in clean months, and see which detector finds it, and when.
 
 A month is drawn from the clean weeks before deployment: the customers of the bank with replacement, and for each of its
 days one of the clean days of that weekday, with all payments of these customers on it. The payments of a customer and
 those of a day stay together, so what makes days differ without any change makes them differ here too. A day is compared
-with the other clean days of its weekday; public holidays are left out, as a monitor with a calendar would. The limits of all detectors are set on months of their own, so that the same
-share of clean months brings an alarm; they are judged on other months.
+with the other clean days of its weekday; public holidays are left out, as a monitor with a calendar would.
+
+The limits of all detectors are set on months of their own, so that the same share of clean months brings an alarm; they
+are judged on other months.
 """
 
 from __future__ import annotations
@@ -50,6 +52,12 @@ SIZES = {
     "concept": (0.0005, 0.001, 0.003),  # this share of all payments turns from honest to fraud, unseen by the model
     "data quality": (0.02, 0.05, 0.2),  # this share of the online payments comes with its amount in cents
 }
+LEAST_DAYS = 3 * WEEK
+"""Clean days that a lab needs: three of each weekday."""
+
+NOT_COMPARED = ("weekday", "is_weekend", "is_night", "log_amount")
+"""Features of a payment that are the same all day long, or say again what another says."""
+
 CENTS = 100
 AMOUNTS = ("amount", "amount_to_mean_30d", "amount_to_max_30d", "amount_to_terminal_mean_30d")
 
