@@ -31,7 +31,7 @@ MOST_DIFFERENT = 0.2
 """The share of a canary's decisions that may differ from the champion's."""
 
 SLOWER = 20.0
-"""How many times the champion's time a canary may take."""
+"""How many times the champion's processor time a canary may take for its scores."""
 
 _log = logging.getLogger(__name__)
 
@@ -199,9 +199,7 @@ class Endpoint:
             for record, (customer, terminal, now, units) in zip(records, prepared.keys, strict=True)
         ]
         scorer, plan = self._champion, self._plan
-        began = time.perf_counter()
-        scores = scorer.predict(scorer.features.finish(prepared, observed))
-        seconds = time.perf_counter() - began
+        scores, seconds = _timed(scorer, prepared, observed)
         others = self._try_candidate(records, observed, scores, seconds)
         events = []
         for place, record in enumerate(records):
@@ -224,14 +222,13 @@ class Endpoint:
             return None
         scorer = self._scorers[trial.version]
         try:
-            began = time.perf_counter()
-            others = scorer.predict(scorer.features.finish(scorer.features.prepare(records), observed))
-            self._trial.seconds += time.perf_counter() - began
+            others, taken = _timed(scorer, scorer.features.prepare(records), observed)
             if not all(0 <= score <= 1 for score in others):
                 raise LifecycleError("it gives a score outside of 0 to 1")
         except Exception as error:
             self._end_trial(str(error) if isinstance(error, LifecycleError) else f"it failed: {type(error).__name__}")
             return None
+        self._trial.seconds += taken
         self._trial.champion_seconds += seconds
         if trial.mode == "canary":
             self._trial.payments += len(others)
@@ -297,6 +294,13 @@ class Endpoint:
             self._loaded = _Plan(aliases.champion, aliases.candidate), loaded
         except Exception as error:
             _log.error("the change of the aliases is not followed: %s", error)
+
+
+def _timed(scorer: Scorer, prepared: Any, observed: Sequence[Any]) -> tuple[list[float], float]:
+    """Return the scores of prepared payments, and the seconds of this thread's processor time that they took."""
+    began = time.thread_time()
+    scores = scorer.predict(scorer.features.finish(prepared, observed))
+    return scores, time.thread_time() - began
 
 
 def _history(package: Path) -> list[Any]:

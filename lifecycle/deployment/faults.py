@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -29,6 +30,9 @@ from lifecycle.errors import LifecycleError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_BETWEEN = 40
+"""Answers between two kills, at most."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def table(package: Path | str, payments: Sequence[Mapping[str, Any]], kills: int
 def kill_processes(package: Path | str, payments: Sequence[Mapping[str, Any]], times: int, seed: int = 1) -> Outcome:
     """Kill processes of a service with SIGKILL at random moments while three clients send.
 
-    Two processes answer. Each time one of them is killed; the last time the whole service is.
+    Two processes answer. Each time one of them is killed; the last time the whole service is. A client sends each of
+    its payments until it is answered, and then all of them again, as long as the killing goes on.
 
     Raises
     ------
@@ -89,27 +94,28 @@ def kill_processes(package: Path | str, payments: Sequence[Mapping[str, Any]], t
         If the service does not come back.
     """
     rng = random.Random(seed)
-    answers: dict[Any, dict[str, Any]] = {}
-    over = threading.Event()
+    clients = [_Client(payments[start::3]) for start in range(3)]
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
         options = ("--workers", "2", "--state", folder)
         with running.start(package, options=options) as service:
-            parts = [payments[start::3] for start in range(3)]
-            clients = [
-                threading.Thread(target=_send_until_answered, args=(service, part, answers, over)) for part in parts
-            ]
-            for client in clients:
-                client.start()
+            threads = [threading.Thread(target=client.run, args=(service,)) for client in clients]
+            for thread in threads:
+                thread.start()
             for _ in range(times - 1):
-                time.sleep(rng.uniform(0.005, 0.15))
+                _wait_for_answers(clients, rng.randint(1, MOST_BETWEEN))
+                time.sleep(rng.uniform(0, 0.02))
                 os.kill(_a_worker(service.process.pid, rng), signal.SIGKILL)
-            workers = _children(service.process.pid)
-            over.set()
-            for victim in (service.process.pid, *workers):
+            whole = [service.process.pid, *_children(service.process.pid)]
+            for victim in whole:
                 os.kill(victim, signal.SIGKILL)
-            for client in clients:
-                client.join()
-        return _judge("process killed (SIGKILL)", times, package, Path(folder), payments, answers)
+            for client, thread in zip(clients, threads, strict=True):
+                client.over.set()
+                thread.join()
+        sent = [record for client in clients for record in client.payments[: client.begun]]
+        answers = {key: answer for client in clients for key, answer in client.answers.items()}
+        found = _judge("process killed (SIGKILL)", times, package, Path(folder), sent, answers)
+        changed = sum(client.changed for client in clients)
+        return Outcome(found.fault, times, found.payments, found.lost, found.doubled + changed)
 
 
 def fill_the_disk(package: Path | str, payments: Sequence[Mapping[str, Any]]) -> Outcome:
@@ -210,32 +216,59 @@ def _checked(endpoint: Endpoint, payments: Sequence[Mapping[str, Any]]) -> list[
     return [messages.check_record(dict(one), 1, endpoint.record_format) for one in payments]
 
 
-def _send_until_answered(
-    service: running.Running,
-    payments: Sequence[Mapping[str, Any]],
-    answers: dict[Any, dict[str, Any]],
-    over: threading.Event,
-) -> None:
-    """Send payments one after the other over a connection that stays open, each until it is answered."""
-    connection: http.client.HTTPConnection | None = None
-    for record in payments:
-        body = json.dumps(record)
-        while not over.is_set():
+class _Client:
+    """Sends payments one after the other over a connection that stays open, each until it is answered."""
+
+    def __init__(self, payments: Sequence[Mapping[str, Any]]) -> None:
+        self.payments = payments
+        self.answers: dict[Any, Any] = {}
+        self.begun = 0
+        self.changed = 0
+        self.answered = 0
+        self.over = threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+
+    def run(self, service: running.Running) -> None:
+        """Send until `over` is set."""
+        for number in itertools.count():
+            if self.over.is_set():
+                break
+            record = self.payments[number % len(self.payments)]
+            self.begun = min(max(self.begun, number + 1), len(self.payments))
+            answer = self._answer(service, json.dumps(record))
+            if answer is not None:
+                first = self.answers.setdefault(record["transaction_id"], answer)
+                self.changed += first != answer
+                self.answered += 1
+        self._hang_up()
+
+    def _answer(self, service: running.Running, body: str) -> Any:
+        while not self.over.is_set():
             try:
-                if connection is None:
-                    connection = http.client.HTTPConnection(service.host, service.port, timeout=30)
-                connection.request("POST", "/invocations", body, {"Content-Type": messages.JSON})
-                answer = connection.getresponse()
+                if self._connection is None:
+                    self._connection = http.client.HTTPConnection(service.host, service.port, timeout=30)
+                self._connection.request("POST", "/invocations", body, {"Content-Type": messages.JSON})
+                answer = self._connection.getresponse()
                 text = answer.read()
                 if answer.status == 200:
-                    answers[record["transaction_id"]] = json.loads(text)
-                    break
+                    return json.loads(text)
             except (OSError, http.client.HTTPException):
-                if connection is not None:
-                    connection.close()
-                connection = None
-    if connection is not None:
-        connection.close()
+                self._hang_up()
+        return None
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+def _wait_for_answers(clients: Sequence[_Client], more: int) -> None:
+    until = time.monotonic() + 60
+    wanted = sum(client.answered for client in clients) + more
+    while sum(client.answered for client in clients) < wanted:
+        if time.monotonic() > until:
+            raise LifecycleError("The service answers no more.")
+        time.sleep(0.002)
 
 
 def _children(pid: int) -> list[int]:

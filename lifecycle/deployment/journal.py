@@ -194,7 +194,7 @@ class Journal:
             return JournalError(f"The disk is full: {where} cannot be written; free some space and send again.")
         if "readonly" in text or "unable to open" in text:
             return JournalError(f"{where} cannot be written: give a folder with write permission as the state folder.")
-        if "malformed" in text or "not a database" in text:
+        if any(sign in text for sign in ("malformed", "not a database", "unsupported file format")):
             return JournalError(
                 f"{where} is damaged and was not touched: restore it from a copy, or move it away to begin with the "
                 "history of the package."

@@ -372,6 +372,13 @@ def render(answers: Sequence[Mapping[str, Any]], content_type: str, single: bool
     return out.getvalue().encode()
 
 
+def write_records(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return checked records as JSON lines."""
+    return "".join(
+        json.dumps({**record, "event_time": record["event_time"].isoformat()}) + "\n" for record in records
+    ).encode()
+
+
 def is_single(body: bytes, content_type: str) -> bool:
     """Return whether a JSON request is one object rather than a list of them."""
     return content_type == JSON and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"

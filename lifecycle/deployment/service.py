@@ -20,7 +20,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +198,13 @@ def _answer(
         raise BadRequest(answers[0]["error"], 409)
     answer = messages.render(answers, accept, single=single, header=messages.has_header(body, content_type))
     if capture is not None:
-        latest: datetime = max(record["event_time"] for record in records)
-        capture.add(content_type, body, accept, answer, latest, inference_id)
+        latest = max(record["event_time"] for record in records)
+        if any("error" in one for one in answers):  # who reads the capture wants what was scored
+            body, content_type = messages.write_records(records), messages.JSON_LINES
+            kept = messages.render([one for one in answers if "error" not in one], messages.JSON_LINES)
+            capture.add(content_type, body, messages.JSON_LINES, kept, latest, inference_id)
+        else:
+            capture.add(content_type, body, accept, answer, latest, inference_id)
     return answer
 
 
