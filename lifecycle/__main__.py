@@ -75,10 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     datasets.set_defaults(command=_datasets)
 
     serve = commands.add_parser("serve", help="answer /ping and /invocations over HTTP")
-    serve.add_argument("--model", type=Path, required=True, help="a folder written by run")
+    serve.add_argument("--model", type=Path, required=True, help="a folder written by run, or of releases")
     serve.add_argument("--port", type=int, help="default: SAGEMAKER_BIND_TO_PORT, or 8080")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
     serve.add_argument("--capture", type=Path, help="folder for data capture; default: no capture")
+    serve.add_argument("--state", type=Path, help="folder of what must survive a crash; default: MODEL/state")
+    serve.add_argument("--token-file", type=Path, help="file with the token callers must bring; default: none")
+    serve.add_argument("--workers", type=int, default=1, help="processes that answer; default 1")
     serve.set_defaults(command=_serve)
 
     score = commands.add_parser("score", help="score a file of transactions")
@@ -292,7 +295,9 @@ def _datasets(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from lifecycle import deployment
 
-    deployment.serve(options.model, port=options.port, host=options.host, capture_dir=options.capture)
+    deployment.serve(
+        options.model, options.port, options.host, options.capture, options.state, options.token_file, options.workers
+    )
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -172,6 +172,17 @@ def serving_port(environ: Mapping[str, str] | None = None) -> int:
     return int(text)
 
 
+def base_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder that a platform mounts into a container: ``SAGEMAKER_BASE_DIR``, or ``/opt/ml``.
+
+    Examples
+    --------
+    >>> base_dir({}).as_posix()
+    '/opt/ml'
+    """
+    return Path((os.environ if environ is None else environ).get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
 def _parse(text: str, kind: type) -> Any:
     if issubclass(kind, Path):
         return Path(text).resolve()

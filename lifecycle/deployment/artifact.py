@@ -31,6 +31,9 @@ OWN_FILE = "own_file.json"
 STATE = ("online/online_store.db",)
 """Files that the daily refresh changes while the service runs. They hold numbers and are not hashed."""
 
+JOURNAL = "state"
+"""The folder where a service that was given no other keeps its journal: no part of the package."""
+
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".ckpt", ".skops"}
 LARGEST_ARCHIVE = 2 * 1024**3
 MOST_FILES = 1_000
@@ -155,7 +158,8 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if not name.startswith(f"{JOURNAL}/"))
 
 
 def _read(folder: Path, name: str) -> Any:
