@@ -33,9 +33,9 @@ def read_judged(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> tuple[pd
     Returns
     -------
     transactions, reports
-        ``transaction_id``, ``customer_id``, ``terminal_id`` and, if there is one, ``channel`` of the payments that were tested, of
-        those that the models were validated on, and of those that were reported as fraud; and the labels that say
-        fraud.
+        ``transaction_id``, ``customer_id``, ``terminal_id`` and, if there is one, ``channel`` of the payments that
+        were tested, of those that the models were validated on, and of those that were reported as fraud; and the
+        labels that say fraud.
     """
     labels, path = inputs["features"] / "labels.parquet", inputs["preprocessing"] / "transactions.parquet"
     reports = pd.read_parquet(labels, filters=[("is_fraud", "==", 1)])
