@@ -150,7 +150,7 @@ def seen_modes(
             for kind in sorted(set(mode) - {""}):
                 recall = float((values[mode == kind] > most).mean())
                 if kind not in best or recall > best[kind]["recall"]:
-                    best[kind] = {"mode": kind, "feature": name, "side": side, "recall": recall}
+                    best[kind] = {"mode": str(kind), "feature": name, "side": side, "recall": recall}
     return [{**row, "frauds": int((mode == kind).sum()), "seen": row["recall"] >= bar} for kind, row in best.items()]
 
 

@@ -199,18 +199,18 @@ def _make_labels(db: duckdb.DuckDBPyConnection, own: OwnFile, delay: int) -> dic
         raise ContractError(
             f"{own.path}: column '{own.theirs('is_fraud')}' has no label in any row; there must be some to learn from."
         )
+    _refuse_history(db, own, "known_at < event_time", "known_at", "is before the payment",
+                    "a label cannot be known before its payment: correct or remove these rows")  # fmt: skip
+    groups = "SELECT transaction_id, known_at FROM history GROUP BY ALL HAVING count(*) > 1"
+    twice = f"(transaction_id, known_at) IN ({groups})"
+    if db.sql("SELECT count(*) - count(DISTINCT (transaction_id, known_at)) FROM history").fetchall()[0][0]:
+        _refuse_history(db, own, twice, "transaction_id", "is repeated",
+                        "a payment can have several labels only at different times: keep one row")  # fmt: skip
     if frauds in (0, total):
         raise ContractError(
             f"{own.path}: column '{own.theirs('is_fraud')}' calls all {total:,} labeled payments "
             f"{'fraud' if frauds else 'honest'}; a model needs both kinds: check the labels, or give more of them."
         )
-    _refuse_history(db, own, "known_at < event_time", "is before the payment",
-                    "a label cannot be known before its payment: correct or remove these rows")  # fmt: skip
-    groups = "SELECT transaction_id, known_at FROM history GROUP BY ALL HAVING count(*) > 1"
-    twice = f"(transaction_id, known_at) IN ({groups})"
-    if db.sql("SELECT count(*) - count(DISTINCT (transaction_id, known_at)) FROM history").fetchall()[0][0]:
-        _refuse_history(db, own, twice, "is repeated for the same payment",
-                        "one payment has one label at a time: keep one row")  # fmt: skip
     labeled = db.sql("SELECT count(DISTINCT transaction_id) FROM history").fetchall()[0][0]
     payments = db.sql("SELECT count(*) FROM transactions").fetchall()[0][0]
     return {
@@ -219,13 +219,15 @@ def _make_labels(db: duckdb.DuckDBPyConnection, own: OwnFile, delay: int) -> dic
     }  # fmt: skip
 
 
-def _refuse_history(db: duckdb.DuckDBPyConnection, own: OwnFile, bad: str, problem: str, remedy: str) -> None:
+def _refuse_history(
+    db: duckdb.DuckDBPyConnection, own: OwnFile, bad: str, column: str, problem: str, remedy: str
+) -> None:
     rows = db.sql(f"SELECT count(*) FROM history WHERE {bad}").fetchall()[0][0]
     if rows:
-        found = db.sql(f"SELECT known_at::VARCHAR FROM history WHERE {bad} ORDER BY known_at LIMIT 3").fetchall()
+        found = db.sql(f"SELECT {column}::VARCHAR FROM history WHERE {bad} ORDER BY known_at LIMIT 3").fetchall()
         first = ", ".join(dict.fromkeys(value for (value,) in found))
         raise ContractError(
-            f"{own.path}: column 'known_at' {problem} in {rows:,} row{'s' * (rows > 1)} "
+            f"{own.path}: column '{own.theirs(column)}' {problem} in {rows:,} row{'s' * (rows > 1)} "
             f"(first values: {first}); {remedy}."
         )
 

@@ -61,6 +61,8 @@ def read_header(path: Path, zipped: bool, encoding: str) -> tuple[str, list[str]
         raise LifecycleError(
             f'{path} is not UTF-8 text; save it as UTF-8, or write encoding = "utf-16" in the mapping.'
         )
+    if b"\x00" in head and encoding != "utf-16":
+        raise LifecycleError(f"{path} cannot be read as CSV: it is not text; {_SAVE}.")
     line = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors="replace").lstrip().split("\n", 1)[0]
     if line.startswith(("{", "[")):
         raise LifecycleError(f"{path} looks like JSON; {_SAVE}.")
