@@ -18,10 +18,10 @@ import pandas as pd
 from lifecycle import files
 from lifecycle.contracts import midnight
 from lifecycle.evaluation.reach import ALL, Recipe
-from lifecycle.evaluation.uncertainty import RESAMPLES, describe_interval, draw_customers
+from lifecycle.evaluation.uncertainty import RESAMPLES, draw_customers
 from lifecycle.evaluation.weighing import Weighing
 from lifecycle.training import Fold, Model, TrainingData, feature_matrix, feature_names, known_rows
-from lifecycle.training.metrics import card_ids
+from lifecycle.training.metrics import card_ids, describe_interval
 
 WEEK = pd.Timedelta(days=7)
 

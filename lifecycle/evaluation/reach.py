@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from lifecycle.contracts import midnight
-from lifecycle.evaluation.uncertainty import RESAMPLES, describe_interval, draw_customers
+from lifecycle.evaluation.uncertainty import RESAMPLES, draw_customers
 from lifecycle.evaluation.weighing import Weighing
 from lifecycle.training import HONEST_ROWS, TrainingData, feature_names, fit_model, known_rows, score_rows, side_by_side
-from lifecycle.training.metrics import card_ids
+from lifecycle.training.metrics import card_ids, describe_interval
 
 GOAL = 0.85
 """The share of the oracle's result that the champion should reach where the features can see the fraud."""

@@ -36,7 +36,7 @@ NOWHERE = np.iinfo("int64").min
 class Recent:
     """The payments of the last 30 days by customer, and of the last hour by terminal.
 
-    Windows are those of `windows.recent_windows`, strictly before the payment. Amounts and distances are
+    Windows are those of `windows.recent_sums`, strictly before the payment. Amounts and distances are
     summed as integers, so the sums equal the database's to the last digit. A payment that arrives late is
     put in its place in time; it changes what later ones see, not what earlier ones saw.
 

@@ -82,6 +82,12 @@ MEMORY = 30 * DAY
 
 LONGEST_GAP = MEMORY / SECOND
 
+COUNT = "int32"
+"""The type of a count until it becomes a feature: what is sorted is half as wide as float64."""
+
+SUMMED = (("n", "count", COUNT), ("total", "amount_sum", "int64"), ("frauds", "fraud", COUNT))
+"""What is summed over days: the column of a day, the ending of the feature's name, the type of the sum."""
+
 
 def to_micros(times: pd.Series) -> np.ndarray:
     """Return time stamps as microseconds since 1970-01-01 UTC, int64.
@@ -164,10 +170,10 @@ def snapshot_days(first: int, last: int) -> pd.DataFrame:
     )
 
 
-def daily_windows(
+def daily_sums(
     payments: ibis.Table, reports: ibis.Table, entities: ibis.Table, days: ibis.Table, key: str
 ) -> ibis.Table:
-    """Return one row an entity a midnight, with what the payments of the days before it add up to.
+    """Return one row an entity a midnight, with what the payments of the days before it add up to, as integers.
 
     A day's payments of an entity are first added up to one tile; the windows then run over tiles,
     not payments. A tile of day d is visible from midnight d + 1 on, so a snapshot never sees its own day.
@@ -199,20 +205,25 @@ def daily_windows(
     for length in DAYS:
         # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        for column, ending in (("n", "count"), ("total", "amount_sum"), ("frauds", "fraud")):
+        for column, ending, kind in (
+            ("n", "count", COUNT),
+            ("total", "amount_sum", "int64"),
+            ("frauds", "fraud", COUNT),
+        ):
             summed = dense[column] if length == 1 else dense[column].sum().over(window)
-            values[f"{name}_{ending}_{length}d"] = summed.cast("int64")
+            values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
     month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
     values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
     kept = [column for column in entities.columns if column != key]
     values[f"{name}_snapshot"] = dense["snapshot"]
-    return _derive(dense.select(key, "event_timestamp", *kept, **values), name)
+    return dense.select(key, "event_timestamp", *kept, **values)
 
 
-def _derive(sums: ibis.Table, name: str) -> ibis.Table:
-    """Turn the integer sums of a window into the features, all float64."""
+def daily_features(sums: ibis.Table) -> ibis.Table:
+    """Turn the integers of `daily_sums` into the features, all float64."""
     import ibis
 
+    name = sums.columns[0].removesuffix("_id")
     values: dict[str, ibis.Value] = {}
     for length in DAYS:
         count = sums[f"{name}_count_{length}d"].cast("float64")
@@ -228,8 +239,8 @@ def _derive(sums: ibis.Table, name: str) -> ibis.Table:
     return sums.select(*kept, **{feature: values[feature] for feature in features})
 
 
-def recent_windows(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
-    """Return the recent activity before each payment, one row a payment.
+def recent_sums(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
+    """Return the recent activity before each payment as integers, one row a payment.
 
     A window of an hour is ``[t - 1 h, t)`` in whole microseconds: payments at the same instant do not
     see each other. In a database's words, ``range between 3600000000 preceding and 1 preceding``.
@@ -242,30 +253,54 @@ def recent_windows(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
         A table with the columns of `payment_columns`.
     terminals
         The ids of terminals and, if known, where they are (`entity_table`).
+
+    Returns
+    -------
+    ibis.Table
+        `transaction_id`, `micros`, and what `recent_features` makes the features of.
     """
     import ibis
 
-    seen = _with_counts(_with_moves(payments, terminals))
+    seen = _with_moves(_with_counts(payments), terminals)
     customer = "customer_id"
     earlier, before = (
         ibis.range_window(group_by=customer, order_by="micros", preceding=(length, 1)) for length in (HOUR, None)
     )
-    largest = seen["units"].max().over(earlier).fill_null(0)
-    gap = (seen["micros"] - seen["micros"].last().over(before)).cast("float64")
-    values = {
-        "customer_count_10m": _before(seen.count(), 10 * MINUTE, customer),
-        "customer_count_1h": _before(seen.count(), HOUR, customer),
-        "customer_count_24h": _before(seen.count(), DAY, customer),
-        "customer_amount_1h": _before(seen["units"].sum(), HOUR, customer).cast("float64") / float(UNITS),
-        "customer_amount_24h": _before(seen["units"].sum(), DAY, customer).cast("float64") / float(UNITS),
-        "customer_amount_max_1h": largest.cast("float64") / float(UNITS),
-        "customer_new_places_24h": _before(seen["is_new"].sum(), DAY, customer),
-        "customer_seconds_since_last": (ibis.least(gap, float(MEMORY)) / float(SECOND)).fill_null(LONGEST_GAP),
-        "customer_speed_kmh": seen["moved"].cast("float64") * KMH / seen["lasted"].cast("float64"),
-        "customer_km_24h": (seen["moved"] + _before(seen["moved"].sum(), DAY, customer)).cast("float64") / 1000.0,
+    is_new = (seen["pair_count_30d"] == 0).cast("int64")
+    return seen.select(
+        "transaction_id",
+        "micros",
+        "pair_count_7d",
+        "pair_count_30d",
+        "terminal_count_1h",
+        "moved",
+        "lasted",
+        customer_count_10m=_before(seen.count(), 10 * MINUTE, customer).cast(COUNT),
+        customer_count_1h=_before(seen.count(), HOUR, customer).cast(COUNT),
+        customer_count_24h=_before(seen.count(), DAY, customer).cast(COUNT),
+        customer_amount_1h=_before(seen["units"].sum(), HOUR, customer).cast("int64"),
+        customer_amount_24h=_before(seen["units"].sum(), DAY, customer).cast("int64"),
+        customer_amount_max_1h=seen["units"].max().over(earlier).fill_null(0),
+        customer_new_places_24h=_before(is_new.sum(), DAY, customer).cast(COUNT),
+        customer_since_last=seen["micros"] - seen["micros"].last().over(before),
+        customer_moved_24h=(seen["moved"] + _before(seen["moved"].sum(), DAY, customer)).cast("int64"),
+    )
+
+
+def recent_features(sums: ibis.Table) -> ibis.Table:
+    """Turn the integers of `recent_sums` into the features, all float64."""
+    import ibis
+
+    real = {name: sums[name].cast("float64") for name in sums.columns[2:]}
+    gap = ibis.least(real["customer_since_last"], float(MEMORY)) / float(SECOND)
+    money = ("customer_amount_1h", "customer_amount_24h", "customer_amount_max_1h")
+    values = real | {name: real[name] / float(UNITS) for name in money}
+    values |= {
+        "customer_seconds_since_last": gap.fill_null(LONGEST_GAP),
+        "customer_speed_kmh": real["moved"] * KMH / real["lasted"],
+        "customer_km_24h": real["customer_moved_24h"] / 1000.0,
     }
-    values |= {name: seen[name] for name in RECENT if name not in values}
-    return seen.select("transaction_id", "micros", **{name: values[name].cast("float64") for name in RECENT})
+    return sums.select("transaction_id", "micros", **{name: values[name] for name in RECENT})
 
 
 def _before(value: ibis.Value, length: int, *keys: str) -> ibis.Value:
@@ -284,17 +319,16 @@ def _before(value: ibis.Value, length: int, *keys: str) -> ibis.Value:
 
 
 def _with_counts(payments: ibis.Table) -> ibis.Table:
-    """Add how many payments came before at the terminal and of the pair, and whether the pair `is_new`.
+    """Add how many payments came before at the terminal and of the pair.
 
-    These come before the windows over the customer, so that fewer columns are sorted three times.
+    These come before the moves and the windows over the customer, so that fewer columns are sorted three times.
     """
     pair = ("customer_id", "terminal_id")
-    counted = payments.mutate(
-        terminal_count_1h=_before(payments.count(), HOUR, "terminal_id"),
-        pair_count_7d=_before(payments.count(), 7 * DAY, *pair),
-        pair_count_30d=_before(payments.count(), MEMORY, *pair),
+    return payments.mutate(
+        terminal_count_1h=_before(payments.count(), HOUR, "terminal_id").cast(COUNT),
+        pair_count_7d=_before(payments.count(), 7 * DAY, *pair).cast(COUNT),
+        pair_count_30d=_before(payments.count(), MEMORY, *pair).cast(COUNT),
     )
-    return counted.mutate(is_new=(counted["pair_count_30d"] == 0).cast("int64"))
 
 
 def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
@@ -404,11 +438,10 @@ def history_tables(
     """
     tables = {}
     for key, own in entities.items():
-        daily = daily_windows(payments, reports, own, days, key)
+        daily = daily_features(daily_sums(payments, reports, own, days, key))
         tables[f"{key.removesuffix('_id')}_daily"] = daily.order_by("event_timestamp", key)
-    tables["recent"] = (
-        recent_windows(payments, entities["terminal_id"]).order_by("micros", "transaction_id").drop("micros")
-    )
+    recent = recent_features(recent_sums(payments, entities["terminal_id"]))
+    tables["recent"] = recent.order_by("micros", "transaction_id").drop("micros")
     return tables
 
 

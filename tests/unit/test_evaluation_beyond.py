@@ -171,7 +171,17 @@ def test_knowing_the_card_closes_more_of_the_distance_than_true_labels_or_an_ala
     everything = needs[needs["mode"] == "all"].set_index("need")
     closed = everything["closed"].map(lambda interval: interval["value"])
     assert closed["hidden_card"] > 0.3 > max(closed["true_labels"], closed["tamper_sensor"])
-    assert everything["gain"].map(lambda interval: interval["low"])["hidden_card"] > measured[0]["luck"]["all"] > 0
+    assert everything["gain"].map(lambda interval: interval["low"])["hidden_card"] > measured[0]["luck"]["all"]
+
+
+def test_luck_is_the_largest_change_of_a_refit_that_knows_nothing_more():
+    fraud, score, codes, draws = tied()
+    mode = np.where(fraud == 1, "skimming", "")
+    graded = reach.Graded(codes, mode, np.zeros(len(mode)), np.concatenate([np.ones((1, 40), dtype=int), draws]))
+    other = np.random.default_rng(1).random(len(mode))
+    change = abs(Ranking(fraud, other).average_precision() - Ranking(fraud, score).average_precision())
+    assert reach._luck([score, other], graded, score)["all"] == pytest.approx(change, abs=1e-5)
+    assert reach._luck([score], graded, score) == {"all": 0.0, "skimming": 0.0}
 
 
 def test_the_score_by_week_is_that_of_the_week_alone(measured):
