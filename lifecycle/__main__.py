@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import shutil
@@ -11,12 +12,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifecycle import files
 from lifecycle.errors import LifecycleError
 from lifecycle.pipeline import Pipeline, Source
 from lifecycle.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CALENDAR = ("train_from", "train_until", "test_from", "test_until")
 
@@ -71,15 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     datasets.set_defaults(command=_datasets)
 
     serve = commands.add_parser("serve", help="answer /ping and /invocations over HTTP")
-    serve.add_argument("--model", type=Path, required=True, help="a folder written by run")
+    serve.add_argument("--model", type=Path, required=True, help="a folder written by run, or of releases")
     serve.add_argument("--port", type=int, help="default: SAGEMAKER_BIND_TO_PORT, or 8080")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
     serve.add_argument("--capture", type=Path, help="folder for data capture; default: no capture")
+    serve.add_argument("--state", type=Path, help="folder of what must survive a crash; default: MODEL/state")
+    serve.add_argument("--token-file", type=Path, help="file with the token callers must bring; default: none")
+    serve.add_argument("--workers", type=int, default=1, help="processes that answer; default 1")
     serve.set_defaults(command=_serve)
 
     score = commands.add_parser("score", help="score a file of transactions")
     score.add_argument("--model", type=Path, required=True, help="a folder written by run")
     score.add_argument("--transactions", type=Path, required=True, help="CSV or Parquet file")
+    score.add_argument("--map", type=Path, help="TOML file: the mapping that the model was trained with")
     score.add_argument("--out", type=Path, required=True, help="CSV or Parquet file to write")
     score.set_defaults(command=_score)
 
@@ -165,24 +173,57 @@ def own_pipeline(
     LifecycleError
         If a file cannot be read, breaks the contract, or is too short for the periods.
     """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     from lifecycle import collection
 
     names = collection.read_mapping(mapping) if isinstance(mapping, Path) else dict(mapping or {})
     inputs = {"transactions": transactions, "labels": labels}
     for path in inputs.values():
         if path is not None and not path.is_file():
-            raise LifecycleError(f"File not found: {path}; check the path.")
-    identity = {name: files.sha256(path) for name, path in inputs.items() if path is not None}
+            raise LifecycleError(
+                f"{path} is a folder; give one CSV or Parquet file."
+                if path.is_dir()
+                else f"File not found: {path}; check the path."
+            )
+    # The name is in the report, so that the same content under another name is another run.
+    identity = {name: [path.name, files.sha256(path)] for name, path in inputs.items() if path is not None}
     identity["map"] = hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
     # A delay of the mapping is one of the run: the calendar keeps it between training and test.
     settings = settings.with_(label_delay_days=names.get("label_delay_days", settings.label_delay_days))
     source = Source(identity, collection.ingest(transactions, labels, names, settings.label_delay_days))
     collected = Pipeline(settings, source).artifact("collection")
-    times = collected.frame("transactions", columns=["event_time"])["event_time"]
-    known = collected.frame("labels", columns=["known_at"])["known_at"]
-    calendar = calendar_for(times.min().date(), times.max().date(), settings.label_delay_days, given or {})
-    after = max(known.max(), times.max()).date() + timedelta(days=1)
+    days = _payments_by_day(collected.file("transactions.parquet"))
+    first, last = days.index[0].date(), days.index[-1].date()
+    calendar = calendar_for(first, last, settings.label_delay_days, given or {})
+    _check_periods(days, calendar)
+    known = pq.read_table(collected.file("labels.parquet"), columns=["known_at"])["known_at"]
+    after = max(pc.max(known).as_py().date(), last) + timedelta(days=1)
     return Pipeline(settings.with_(**calendar, deploy_at=max(after, calendar["test_until"])), source)
+
+
+def _payments_by_day(path: Path) -> pd.Series:
+    """Return the number of payments of each day that has any, by midnight, in order."""
+    from lifecycle.preprocessing.tables import read_batches
+
+    days = (
+        table["event_time"].to_pandas().dt.floor("D").value_counts() for table in read_batches(path, ["event_time"])
+    )
+    total = functools.reduce(lambda one, other: one.add(other, fill_value=0), days)
+    return total.sort_index().astype("int64")
+
+
+def _check_periods(days: pd.Series, calendar: Mapping[str, date]) -> None:
+    """Raise a LifecycleError if there are no payments to train on, or none to test on."""
+    dates = days.index.date
+    for name in ("train", "test"):
+        since, until = calendar[f"{name}_from"], calendar[f"{name}_until"]
+        if not days[(dates >= since) & (dates < until)].sum():
+            raise LifecycleError(
+                f"The {name} period {since} to {until} has no payments: the file covers {dates[0]} to {dates[-1]}; "
+                f"give other dates (--{name}-from, --{name}-until)."
+            )
 
 
 def calendar_for(first: date, last: date, label_delay_days: int, given: dict[str, date]) -> dict[str, date]:
@@ -254,13 +295,16 @@ def _datasets(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from lifecycle import deployment
 
-    deployment.serve(options.model, port=options.port, host=options.host, capture_dir=options.capture)
+    deployment.serve(
+        options.model, options.port, options.host, options.capture, options.state, options.token_file, options.workers
+    )
 
 
 def _score(options: argparse.Namespace) -> None:
-    from lifecycle import deployment
+    from lifecycle import collection, deployment
 
-    rows = deployment.score_file(options.model, options.transactions, options.out)
+    mapping = collection.read_mapping(options.map) if options.map else None
+    rows = deployment.score_file(options.model, options.transactions, options.out, mapping=mapping)
     print(f"{rows:,} transactions scored into {options.out}.")
 
 

@@ -89,8 +89,8 @@ STAGES = {
         Stage(
             "evaluation",
             "lifecycle.evaluation",
-            ("world", "preprocessing", "features", "training", "tuning"),
-            _STORE + _CALENDAR + _MONEY,
+            ("world", "preprocessing", "features", "training", "tuning", "second:preprocessing", "second:features"),
+            _STORE + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), _CALENDAR + _MONEY),
         Stage(
@@ -225,15 +225,22 @@ class Pipeline:
 
     def key(self, name: str) -> str:
         """Return the key of a stage's artifact: 16 hexadecimal digits."""
-        bank, _, own = name.rpartition(":")
-        if bank:
-            return self._at(bank).key(own)
+        return self._key(name, {})
+
+    def _key(self, name: str, known: dict[tuple[Settings, str], str]) -> str:
+        """Return a key; `known` holds those already found, since many stages need the same ones."""
+        if (self.settings, name) not in known:
+            bank, _, own = name.rpartition(":")
+            known[self.settings, name] = self._at(bank)._key(own, known) if bank else self._hash(name, known)
+        return known[self.settings, name]
+
+    def _hash(self, name: str, known: dict[tuple[Settings, str], str]) -> str:
         stage = _stage(name)
         parts: dict[str, Any] = {
             "stage": name,
             "code": code_hash(stage.module),
             "knobs": {knob: str(getattr(self.settings, knob)) for knob in sorted(set(stage.knobs) - {"data_dir"})},
-            "needs": {need: self.key(need) for need in self.needs(name)},
+            "needs": {need: self._key(need, known) for need in self.needs(name)},
         }
         if self.source is not None and name == "collection":
             parts["source"] = dict(self.source.identity)

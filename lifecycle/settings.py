@@ -77,6 +77,10 @@ class Settings:
     development_cost: float = 120_000.0
     horizon_months: int = 12  # in which the development has to pay
 
+    # Answers in time: a payment whose decision comes later is approved unseen.
+    decision_timeout: float = 0.1  # seconds
+    busy_share: float = 0.5  # of the busiest hour in which the machine that scores is at work
+
     @property
     def end(self) -> date:
         """The first day after the simulated period."""
@@ -130,6 +134,12 @@ class Settings:
         for name in _PRICES:
             if not 0 <= getattr(self, name) < math.inf:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; a price is a number of at least 0.")
+        if not 0 < self.decision_timeout < math.inf:
+            raise LifecycleError(
+                f"Setting decision_timeout is {self.decision_timeout}; it is a number of seconds above 0."
+            )
+        if not 0 < self.busy_share < 1:
+            raise LifecycleError(f"Setting busy_share is {self.busy_share}; it must be between 0 and 1.")
         if self.fraud_mix not in FRAUD_MIXES:
             raise LifecycleError(
                 f"Setting fraud_mix is {self.fraud_mix!r}; it must be one of {', '.join(FRAUD_MIXES)}."
@@ -160,6 +170,17 @@ def serving_port(environ: Mapping[str, str] | None = None) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65_536:
         raise LifecycleError(f"SAGEMAKER_BIND_TO_PORT={text!r} is not a port: use a number from 1 to 65535.")
     return int(text)
+
+
+def base_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder that a platform mounts into a container: ``SAGEMAKER_BASE_DIR``, or ``/opt/ml``.
+
+    Examples
+    --------
+    >>> base_dir({}).as_posix()
+    '/opt/ml'
+    """
+    return Path((os.environ if environ is None else environ).get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
 def _parse(text: str, kind: type) -> Any:

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def code_hash(module: str) -> str:
     of that code that are no modules, such as settings in YAML, count byte for byte.
     """
     own, libraries = _closure(module)
-    parts = {name: _source_hash(name) for name in sorted(own)}
+    parts = {name: _source(_source_path(name)).digest for name in sorted(own)}
     parts |= {name: _version(name) for name in sorted(libraries)}
     parts |= _data_hashes(own)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -88,34 +89,42 @@ def _imports(module: str) -> set[str]:
     path = _source_path(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([base] if base else [])])
-            found.add(base)
-            if base.split(".")[0] == "lifecycle":
-                found.update(f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
+    for level, base, names in _source(path).imports:
+        if level:
+            parent = package.split(".")[: len(package.split(".")) - level + 1]
+            base = ".".join([*parent, *([base] if base else [])])
+        found.add(base)
+        if base.split(".")[0] == "lifecycle":
+            found.update(f"{base}.{name}" for name in names if _is_module(f"{base}.{name}"))
     return {name for name in found if name and name != "__future__"}
 
 
+@dataclass(frozen=True)
+class _Source:
+    digest: str
+    imports: frozenset[tuple[int, str, tuple[str, ...]]]  # level, module, names
+
+
+def _source(path: Path) -> _Source:
+    """Read a module once for each state of its file: a key looks at every module of many stages."""
+    state = path.stat()
+    return _parsed(path, state.st_mtime_ns, state.st_size)
+
+
 @cache
-def _tree(path: Path, _modified: int) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def _source_hash(module: str) -> str:
-    path = _source_path(module)
+def _parsed(path: Path, _modified: int, _size: int) -> _Source:
     tree = ast.parse(path.read_text())
+    imports = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+        if isinstance(node, ast.Import):
+            imports.update((0, alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imports.add((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node
         ):
             node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return _Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imports))
 
 
 @cache

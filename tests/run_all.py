@@ -4,7 +4,8 @@
     python tests/run_all.py code book   only these steps
 
 1. ``code``       unit, data, model and service tests, and the examples in docstrings
-2. ``notebooks``  all nine notebooks on two workers, from an empty data folder, the last one first
+2. ``notebooks``  all nine notebooks on two workers, from an empty data folder, the last one first; then the tests of
+   the champion that they built
 3. ``book``       the book is built with the data and the outputs of the step before, and its pages are tested
 """
 
@@ -33,9 +34,10 @@ def commands(step: str, report: Path) -> list[list[str]]:
     """Return the command lines of a step."""
     two = ["-n", WORKERS]
     if step == "code":
-        return [pytest(report, *two, "lifecycle", *(f"tests/{name}" for name in CODE))]
+        return [pytest(report, *two, "-m", "not champion", "lifecycle", *(f"tests/{name}" for name in CODE))]
     if step == "notebooks":
-        return [pytest(report, *two, "--maxschedchunk=1", "-rP", "--no-header", "tests/notebooks")]
+        tests = ["tests/notebooks", "tests/model/test_champion.py"]
+        return [pytest(report, *two, "--maxschedchunk=1", "-rP", "--no-header", *tests)]
     execute = [sys.executable, "book/execute.py"]
     book = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "-W", "-n", "--keep-going"]
     return [execute, book, pytest(report, "tests/book")]

@@ -35,7 +35,7 @@ STAGES = (
     "deployment",
     "monitoring",
 )
-TOP = ("pipeline", "aws", "datasets", "__main__")
+TOP = ("pipeline", "aws", "datasets", "container", "readiness", "__main__")
 FLOOR = {name: 0 for name in GROUND}
 FLOOR |= {name: number for number, name in enumerate(STAGES, 1)} | {name: len(STAGES) + 1 for name in TOP}
 

@@ -24,7 +24,7 @@ from typing import Any
 from lifecycle.collection.accounting import COUNTS, check_accounting
 from lifecycle.collection.daily import collect_day, collect_until, publish
 from lifecycle.collection.landing import land_all
-from lifecycle.collection.own import ingest, read_mapping
+from lifecycle.collection.own import ingest, read_mapping, read_new
 from lifecycle.collection.settling import settle
 from lifecycle.collection.shared import ATTRIBUTES
 
@@ -38,6 +38,7 @@ __all__ = [
     "ingest",
     "publish",
     "read_mapping",
+    "read_new",
 ]
 
 

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from lifecycle import economics, files
 from lifecycle.consortium.pretrained import ALLOWED_LICENSES, check_pretrained, load_pretrained, publish
@@ -44,9 +43,10 @@ from lifecycle.training import (
     known_rows,
     read_training,
     save_model,
+    score_rows,
     side_by_side,
 )
-from lifecycle.training.metrics import Ranking
+from lifecycle.training.metrics import LEVEL, Ranking, describe_interval
 
 __all__ = [
     "ALLOWED_LICENSES",
@@ -84,7 +84,6 @@ DRAWS = 20
 LOGISTIC_ROWS = 20_000  # a logistic regression learns no more from three times as many honest payments
 BANK_SHARE = 0.8  # each repeat is a bank with so many of the customers
 VALIDATION_DAYS = 14
-LEVEL = 0.95
 
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
@@ -174,31 +173,38 @@ def _publish(
     """Fit the consortium's model with what it knew at `moment`, write it with its card, and return the digest."""
     matrix, fraud = feature_matrix(home.frame, schema), home.frame["is_fraud"].to_numpy()
     rows, known = known_rows(home.frame, home.labels, moment)
-    seed = settings.seed + 1000
-    fitted = fit_model("gradient_boosting", matrix[rows], known, feature_names(schema), seed)
+    origin = {**origin, "seed": settings.seed + 1000, "labels_as_of": str(moment.date())}
+    fitted = fit_model("gradient_boosting", matrix[rows], known, feature_names(schema), origin["seed"])
     later = np.flatnonzero((home.frame["event_time"] >= moment).to_numpy())
-    score = fitted.predict_proba(matrix[later])[:, 1]
-    ranking = Ranking(fraud[later], score)
+    score = score_rows(fitted, matrix[later])
     save_model(
         fitted, schema, folder, sample=matrix[later[-20_000:]], name="consortium",
         threshold=economics.best_threshold(fraud[later], home.frame["amount"].to_numpy()[later], score, settings)[0],
-        trained_from=settings.train_from.isoformat(), trained_until=str(moment.date()),
-        labels_as_of=str(moment.date()), rows=len(rows), frauds=int(known.sum()), code_version=origin["code_version"],
+        trained_from=settings.train_from.isoformat(), trained_until=origin["labels_as_of"],
+        labels_as_of=origin["labels_as_of"], rows=len(rows), frauds=int(known.sum()),
+        code_version=origin["code_version"],
     )  # fmt: skip
-    return publish(folder, {
+    population = {
+        "customers": int(home.frame["customer_id"].nunique()),
+        "terminals": int(home.frame["terminal_id"].nunique()),
+        "payments": len(rows),
+        "frauds": int(known.sum()),
+        "fraud": _describe_fraud(home),
+    }
+    return publish(folder, _card(population, Ranking(fraud[later], score), origin, settings))
+
+
+def _card(population: dict[str, Any], ranking: Ranking, origin: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+    """Return what the card of the published model says: for whom, how good where, its limits, where it comes from."""
+    known = ("dataset_sha256", "code_version", "seed", "labels_as_of")
+    return {
         "name": "consortium",
         "license": "CC-BY-4.0",
         "intended_use": "Ranks card payments by risk, for review by a person. Not for declining without a review.",
-        "population": {
-            "customers": int(home.frame["customer_id"].nunique()),
-            "terminals": int(home.frame["terminal_id"].nunique()),
-            "payments": len(rows),
-            "frauds": int(known.sum()),
-            "fraud": _describe_fraud(home),
-        },
-        "period": {"from": settings.train_from.isoformat(), "until": str(moment.date())},
+        "population": population,
+        "period": {"from": settings.train_from.isoformat(), "until": origin["labels_as_of"]},
         "metrics_at_home": {
-            "from": str(moment.date()),
+            "from": origin["labels_as_of"],
             "until": settings.train_until.isoformat(),
             "average_precision": round(ranking.average_precision(), 4),
             "auc": round(ranking.area_under_roc(), 4),
@@ -206,17 +212,14 @@ def _publish(
         "limits": [
             "Measured only at the consortium. The mix of frauds elsewhere differs, and so will every metric.",
             "Scores are probabilities at the consortium's share of fraud; calibrate them before money depends on them.",
-            f"It knows nothing that happened after {moment.date()}.",
+            f"It knows nothing that happened after {origin['labels_as_of']}.",
         ],
         "provenance": {
             "publisher": "The simulated consortium of this course",
             "trained_on": "simulated card payments, no personal data",
-            "dataset_sha256": origin["dataset_sha256"],
-            "code_version": origin["code_version"],
-            "seed": seed,
-            "labels_as_of": str(moment.date()),
+            **{name: origin[name] for name in known},
         },
-    })  # fmt: skip
+    }
 
 
 def _describe_fraud(data: TrainingData) -> dict[str, float]:
@@ -312,12 +315,11 @@ def _fit_all(task: _Task, rows: np.ndarray, known: np.ndarray, seed: int) -> dic
     def fitted(name: str, columns: np.ndarray | None) -> np.ndarray:
         learn, judge, labels = matrix[rows], matrix[judged], names
         if columns is not None:
-            learn, judge = np.column_stack([learn, columns[rows]]), np.column_stack([judge, columns[judged]])
+            more = columns.astype(np.float32)
+            learn, judge = np.column_stack([learn, more[rows]]), np.column_stack([judge, more[judged]])
             labels = [*names, "published_log_odds"]
         most = LOGISTIC_ROWS if name == "logistic_regression" else HONEST_ROWS
-        fit = fit_model(name, learn.astype(np.float32), known, labels, seed, honest_rows=most)
-        with threadpool_limits(1, user_api="openmp"):
-            return fit.predict_proba(judge.astype(np.float32))[:, 1]
+        return score_rows(fit_model(name, learn, known, labels, seed, honest_rows=most), judge)
 
     scores["adapted"] = fitted("logistic_regression", task.odds)
     scores["from_scratch"] = fitted("gradient_boosting", None)
@@ -363,7 +365,7 @@ def describe_curve(table: pd.DataFrame) -> dict[str, Any]:
     """
     points = [
         {"method": method, "days": int(days), "frauds": round(float(part["frauds"].mean()), 1)}
-        | {metric: _interval(part[metric].to_numpy()) for metric in METRICS}
+        | {metric: describe_interval(part[metric].mean(), part[metric].to_numpy()) for metric in METRICS}
         for (method, days), part in table.groupby(["method", "days"], sort=True)
     ]
     differences: dict[str, dict[str, Any]] = {metric: {} for metric in METRICS}
@@ -372,7 +374,9 @@ def describe_curve(table: pd.DataFrame) -> dict[str, Any]:
         wide = table.pivot(index=["repeat", "draw"], columns=["method", "days"], values=metric)
         for one, other in PAIRS:
             ahead, name = wide[one] - wide[other], f"{one} over {other}"
-            differences[metric][name] = [{"days": int(days)} | _interval(ahead[days].to_numpy()) for days in ahead]
+            differences[metric][name] = [
+                {"days": int(days)} | describe_interval(ahead[days].mean(), ahead[days].to_numpy()) for days in ahead
+            ]
             crossings[metric][name] = crossing(ahead)
     sizes = [int(days) for days in sorted(table["days"].unique())]
     return {"days": sizes, "points": points, "differences": differences, "crossings": crossings}
@@ -426,9 +430,3 @@ def _turns(days: np.ndarray, ahead: np.ndarray) -> float:
 
 def _days(log_days: float) -> float | None:
     return round(math.exp(log_days), 1) if math.isfinite(log_days) else None
-
-
-def _interval(values: np.ndarray) -> dict[str, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return {"value": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}

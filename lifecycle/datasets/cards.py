@@ -67,7 +67,7 @@ CARDS: dict[str, Card] = {
             "none stated: labels are final",
             "~/skrub_data/credit_fraud",
             "call skrub.datasets.fetch_credit_fraud() once where there is a network, and copy its folder "
-            "~/skrub_data/credit_fraud (baskets.csv, products.csv).",
+            "~/skrub_data/credit_fraud (in it, credit_fraud/baskets.csv and credit_fraud/products.csv).",
             "joining and aggregating two tables",
             "its baskets have no time and no customer, so nothing can be split by time or computed from a past",
         ),
@@ -86,8 +86,8 @@ CARDS: dict[str, Card] = {
         Card(
             "handbook",
             'the handbook "Reproducible Machine Learning for Credit Card Fraud Detection": its simulated daily files',
-            "GPL 3.0 for the handbook's code; the data repository states its own",
-            "see its repository; not shipped here",
+            "none stated in the data repository; the license of the handbook speaks of its own code and text",
+            "not known: treat it as not redistributable",
             "yes: TX_DATETIME, read as UTC",
             "customers and terminals",
             "assumed",

@@ -126,12 +126,12 @@ def read_creditcard_openml(folder: Path) -> pd.DataFrame:
 
 def read_skrub(folder: Path) -> pd.DataFrame:
     """Read skrub's two tables and count the products of each basket: one row a basket."""
-    baskets, products = (sorted(folder.rglob(f"{name}*.csv")) for name in ("baskets", "products"))
+    baskets, products = (sorted(folder.rglob(f"{name}.csv")) for name in ("baskets", "products"))
     if not baskets or not products:
         raise LifecycleError(f"{folder} lacks baskets.csv or products.csv; fetch the set again with skrub.")
-    table = pd.concat(map(pd.read_csv, baskets)).drop_duplicates("ID")
+    table = pd.read_csv(baskets[0])
     _need(table.columns, ("ID", "fraud_flag"), baskets[0])
-    items = pd.concat(map(pd.read_csv, products)).drop_duplicates()
+    items = pd.read_csv(products[0])
     _need(items.columns, ("basket_ID",), products[0])
     counted = items.groupby("basket_ID").size().rename("products")
     return table.join(counted, on="ID").fillna({"products": 0}).reset_index(drop=True)

@@ -1,8 +1,10 @@
 """Stage 8, deployment: the evaluated model becomes a package, a real-time service and a batch job.
 
 `build` makes the package. `serve` starts the service, `score_file` runs the batch job, and the modules hold the
-parts: `artifact` (the package), `scorer` (payments to decisions), `messages` (what travels over the wire), `service`,
-`capture`, `batch`, and `running` (start, load and stop a service from a notebook or a test).
+parts: `artifact` (the package), `scorer` (payments to decisions), `endpoint` (versions of the model, one memory),
+`journal` (what was answered), `releases` (which version answers), `messages` and `description` (what travels over the
+wire), `service` and `workers` (the processes), `capture`, `batch`, `running` (start, load and stop a service from a
+notebook or a test) and `faults` (break it, and count what is lost).
 """
 
 from __future__ import annotations
@@ -35,15 +37,20 @@ def serve(
     port: int | None = None,
     host: str = "127.0.0.1",
     capture_dir: Path | str | None = None,
+    state_dir: Path | str | None = None,
+    token_file: Path | str | None = None,
+    workers: int = 1,
 ) -> None:
     """Serve a package over HTTP until SIGTERM; see `lifecycle.deployment.service.serve`."""
     from lifecycle.deployment import service
 
-    service.serve(model_dir, port, host, capture_dir)
+    service.serve(model_dir, port, host, capture_dir, state_dir=state_dir, token_file=token_file, count=workers)
 
 
-def score_file(model_dir: Path | str, transactions: Path | str, out: Path | str) -> int:
+def score_file(
+    model_dir: Path | str, transactions: Path | str, out: Path | str, mapping: Mapping[str, Any] | None = None
+) -> int:
     """Score a CSV or Parquet file and return the number of rows; see `lifecycle.deployment.batch.score_file`."""
     from lifecycle.deployment import batch
 
-    return batch.score_file(model_dir, transactions, out)
+    return batch.score_file(model_dir, transactions, out, mapping=mapping)

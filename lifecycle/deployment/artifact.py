@@ -1,9 +1,10 @@
 """The model artifact: one folder with all that is needed to score a payment, and nothing that can run code.
 
 A package holds the model (``model.onnx``), what the numbers mean (``feature_schema.json``), facts such as the
-threshold (``model.json``), the online feature store (``online/``), the recent history that the batch job
-needs (``history/``), and ``package.json``: the SHA-256 of every file that must not change. `open_package`
-checks all of it before anything is loaded. ``model.tar.gz`` is the same folder in the layout that
+threshold (``model.json``), the online feature store (``online/``), the recent history that the batch job needs
+(``history/``), for a model of one's own data what became of its columns (``own_file.json``), and ``package.json``:
+the SHA-256 of every file that must not change. `open_package` checks
+all of it before anything is loaded. ``model.tar.gz`` is the same folder in the layout that
 SageMaker and similar platforms unpack to ``/opt/ml/model``.
 """
 
@@ -24,8 +25,14 @@ from lifecycle.errors import LifecycleError
 
 MANIFEST = "package.json"
 MODEL_FILES = ("model.onnx", "feature_schema.json", "model.json")
+OWN_FILE = "own_file.json"
+"""What became of the columns of the file that the model was trained on, if it was one's own."""
+
 STATE = ("online/online_store.db",)
 """Files that the daily refresh changes while the service runs. They hold numbers and are not hashed."""
+
+JOURNAL = "state"
+"""The folder where a service that was given no other keeps its journal: no part of the package."""
 
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".ckpt", ".skops"}
 LARGEST_ARCHIVE = 2 * 1024**3
@@ -151,7 +158,8 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if not name.startswith(f"{JOURNAL}/"))
 
 
 def _read(folder: Path, name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lifecycle import contracts, features, files, training
-from lifecycle.deployment.artifact import Package, open_package
+from lifecycle.deployment.artifact import OWN_FILE, Package, open_package
 from lifecycle.deployment.messages import CONTRACT, IDS, RecordFormat
 from lifecycle.deployment.scorer import APPROVE, REVIEW, load_model
 from lifecycle.errors import ContractError, LifecycleError
@@ -26,7 +27,11 @@ _ZONE = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
 
 
 def score_file(
-    model_dir: Path | str, transactions: Path | str, out: Path | str, labels: pd.DataFrame | None = None
+    model_dir: Path | str,
+    transactions: Path | str,
+    out: Path | str,
+    labels: pd.DataFrame | None = None,
+    mapping: Mapping[str, Any] | None = None,
 ) -> int:
     """Score a CSV or Parquet file into another, and return the number of rows.
 
@@ -35,11 +40,14 @@ def score_file(
     model_dir
         A package.
     transactions
-        A file with the contract columns, and optional attributes. Times must carry a zone.
+        A file with the contract columns, and optional attributes. Times must carry a zone. With a mapping: a file of
+        the shape that the model was trained on.
     out
         The file to write, CSV or Parquet by its suffix: `OUTPUT`. It appears whole or not at all.
     labels
         What has become known since the package was made, if anything: a label history.
+    mapping
+        What the file calls things, as in ``run --map``, for a model that was trained on a file of one's own.
 
     Raises
     ------
@@ -50,7 +58,11 @@ def score_file(
     if out.suffix not in (".csv", ".parquet"):
         raise LifecycleError(f"{out} has the suffix {out.suffix!r}; name a .csv or a .parquet file to write.")
     package = open_package(model_dir)
-    payments = read_payments(Path(transactions), package.record_format)
+    path = Path(transactions)
+    if mapping is None:
+        payments = read_payments(path, package.record_format, mapped=(package.folder / OWN_FILE).exists())
+    else:
+        payments = read_mapped(path, package, mapping)
     scores = score_frame(package, payments, labels)
     if out.suffix == ".parquet":
         files.write_parquet(scores, out)
@@ -142,8 +154,34 @@ def _union(packaged: pd.DataFrame, later: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([packaged, later], ignore_index=True).drop_duplicates(["transaction_id", "known_at"], keep="last")
 
 
-def read_payments(path: Path, record_format: RecordFormat) -> pd.DataFrame:
+def read_mapped(path: Path, package: Package, mapping: Mapping[str, Any]) -> pd.DataFrame:
+    """Read payments of a file of one's own, in the shape that the model was trained on; see `collection.read_new`.
+
+    Raises
+    ------
+    LifecycleError
+        If the model was not trained on such a file, or the file breaks the contract.
+    """
+    from lifecycle import collection  # DuckDB, which a file of the contract's columns does not need
+
+    if not (package.folder / OWN_FILE).exists():
+        raise LifecycleError(
+            f"The model in {package.folder} was not trained on a file of one's own, so a mapping says nothing to it; "
+            "leave out --map and give the columns of the contract."
+        )
+    own, record_format = files.read_json(package.folder / OWN_FILE), package.record_format
+    kinds = record_format.ids
+    absent = [name for name, kind in kinds.items() if kind == "absent"]
+    frame = collection.read_new(path, mapping, absent, own["columns"])
+    for name in IDS:
+        frame[name] = _ids(frame[name], kinds[name], path)
+    return contracts.check(frame, contracts.TRANSACTIONS, path)
+
+
+def read_payments(path: Path, record_format: RecordFormat, mapped: bool = False) -> pd.DataFrame:
     """Read a CSV or Parquet file of payments and check it against the contract and the model's ids.
+
+    If the model was trained on a file of one's own (`mapped`), the sentence about a missing column names ``--map``.
 
     Raises
     ------
@@ -162,7 +200,8 @@ def read_payments(path: Path, record_format: RecordFormat) -> pd.DataFrame:
             frame[name] = contracts.NO_ID
     missing = [name for name in CONTRACT if name not in frame.columns]
     if missing:
-        raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}.")
+        hint = ", or, for a file of the shape that the model was trained on, its mapping (--map)" if mapped else ""
+        raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}{hint}.")
     frame["event_time"] = _times(frame["event_time"], path)
     frame["amount"] = _amounts(frame["amount"], path)
     for name, kind in record_format.attributes.items():

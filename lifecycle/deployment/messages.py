@@ -114,7 +114,9 @@ def response_type(accept: str | None, content_type: str) -> str:
     raise BadRequest(f"The Accept header names no type that is written here: use {', '.join(CONTENT_TYPES)}.", 406)
 
 
-def parse(body: bytes, content_type: str, record_format: RecordFormat | None = None) -> list[dict[str, Any]]:
+def parse(
+    body: bytes, content_type: str, record_format: RecordFormat | None = None
+) -> list[dict[str, Any] | BadRequest]:
     """Read a request body into records with checked fields.
 
     Parameters
@@ -128,13 +130,14 @@ def parse(body: bytes, content_type: str, record_format: RecordFormat | None = N
 
     Returns
     -------
-    list of dict
-        The contract columns (`event_time` as a datetime in UTC, `amount` as a float) and the known attributes.
+    list of dict or BadRequest
+        In the order of the request: the contract columns (`event_time` as a datetime in UTC, `amount` as a float) and
+        the known attributes, or what is wrong with that record.
 
     Raises
     ------
     BadRequest
-        Status 415 for another content type, 400 for everything else that is wrong.
+        Status 415 for another content type, 400 if the body cannot be read or none of its records can.
 
     Examples
     --------
@@ -153,15 +156,26 @@ def parse(body: bytes, content_type: str, record_format: RecordFormat | None = N
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8 (byte {error.start}): send it as UTF-8.") from None
-    record_format = record_format or RecordFormat()
     raw = readers[content_type](text)
     if not raw:
         raise BadRequest("The body holds no record: send at least one payment.")
-    written = content_type == CSV
-    records = [check_record(record, place, record_format, written) for place, record in enumerate(raw, start=1)]
-    if len({record["transaction_id"] for record in records}) < len(records):
-        raise BadRequest(_repeated(records))
+    record_format, written = record_format or RecordFormat(), content_type == CSV
+    records = [_check_or_refuse(record, place, record_format, written) for place, record in enumerate(raw, start=1)]
+    if all(isinstance(record, BadRequest) for record in records):
+        raise records[0]
     return records
+
+
+def _check_or_refuse(
+    record: Any, place: int, record_format: RecordFormat, written: bool
+) -> dict[str, Any] | BadRequest:
+    """Return a checked record, or the reason why it is refused."""
+    if isinstance(record, BadRequest):
+        return record
+    try:
+        return check_record(record, place, record_format, written)
+    except BadRequest as error:
+        return error
 
 
 def check_record(record: Any, place: int, record_format: RecordFormat, written: bool = False) -> dict[str, Any]:
@@ -222,10 +236,16 @@ def _read_json(text: str) -> list[Any]:
 
 def _read_json_lines(text: str) -> list[Any]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_load(line, f"Line {number}") for number, line in lines]
+    records: list[Any] = []
+    for number, line in lines:
+        try:
+            records.append(_load(line, f"Line {number}"))
+        except BadRequest as error:
+            records.append(error)
+    return records
 
 
-def _read_csv(text: str) -> list[dict[str, str]]:
+def _read_csv(text: str) -> list[dict[str, str] | BadRequest]:
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:
@@ -236,13 +256,13 @@ def _read_csv(text: str) -> list[dict[str, str]]:
     if not set(header) & set(CONTRACT):
         # Batch jobs of the platform cut a file into parts, and only the first part has the header.
         header, first = list(CONTRACT), 0
-    records = []
+    records: list[dict[str, str] | BadRequest] = []
     for place, row in enumerate(rows[first:], start=1):
-        if len(row) != len(header):
-            raise BadRequest(
-                f"Record {place} has {len(row)} values, expected {len(header)}: {', '.join(CONTRACT)}, ..."
-            )
-        records.append({name: value.strip() for name, value in zip(header, row, strict=True)})
+        if len(row) == len(header):
+            records.append({name: value.strip() for name, value in zip(header, row, strict=True)})
+        else:
+            count = f"has {len(row)} values, expected {len(header)}"
+            records.append(BadRequest(f"Record {place} {count}: {', '.join(CONTRACT)}, ..."))
     return records
 
 
@@ -317,22 +337,14 @@ def _attribute(value: Any, name: str, place: int, kind: str, written: bool) -> s
     return _number(value, name, place, written) if kind == "number" else _text(value, name, place, longest=2000)
 
 
-def _repeated(records: Sequence[Mapping[str, Any]]) -> str:
-    seen: dict[Any, int] = {}
-    for place, record in enumerate(records, start=1):
-        first = seen.setdefault(record["transaction_id"], place)
-        if first != place:
-            return f"Record {place}: field 'transaction_id' is the same as in record {first}."
-    raise AssertionError("called without a repeated id")
-
-
 def render(answers: Sequence[Mapping[str, Any]], content_type: str, single: bool = False, header: bool = True) -> bytes:
     """Write the answers as a response body.
 
     Parameters
     ----------
     answers
-        Dicts with ``transaction_id``, ``score`` and ``decision``.
+        Dicts with ``transaction_id``, ``score`` and ``decision``, or with ``error`` in place of the last two; in CSV,
+        a fourth column then.
     content_type
         One of `CONTENT_TYPES`.
     single
@@ -349,12 +361,22 @@ def render(answers: Sequence[Mapping[str, Any]], content_type: str, single: bool
         return json.dumps(answers[0] if single else list(answers)).encode()
     if content_type == JSON_LINES:
         return "".join(json.dumps(answer) + "\n" for answer in answers).encode()
+    columns = ["transaction_id", "score", "decision"]
+    if any("error" in answer for answer in answers):
+        columns.append("error")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if header:
-        writer.writerow(("transaction_id", "score", "decision"))
-    writer.writerows((a["transaction_id"], a["score"], a["decision"]) for a in answers)
+        writer.writerow(columns)
+    writer.writerows([answer.get(name) for name in columns] for answer in answers)
     return out.getvalue().encode()
+
+
+def write_records(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return checked records as JSON lines."""
+    return "".join(
+        json.dumps({**record, "event_time": record["event_time"].isoformat()}) + "\n" for record in records
+    ).encode()
 
 
 def is_single(body: bytes, content_type: str) -> bool:

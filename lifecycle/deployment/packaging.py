@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lifecycle import contracts, features, files
 from lifecycle.deployment import batch
-from lifecycle.deployment.artifact import MODEL_FILES, Package, open_package, pack, write_manifest
+from lifecycle.deployment.artifact import MODEL_FILES, OWN_FILE, Package, open_package, pack, write_manifest
 from lifecycle.deployment.messages import IDS
 from lifecycle.deployment.scorer import REVIEW, remove_registry_code
 from lifecycle.errors import LifecycleError
+from lifecycle.preprocessing.tables import read_batches
+from lifecycle.training.reading import read_rows
 
 BATCH_DAYS = 7
 HISTORY = pd.Timedelta(days=31)
@@ -26,11 +29,12 @@ PLACE_COLUMNS = ("customer_id", "home_x", "home_y", "terminal_id", "x", "y", "ch
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Package the champion and score the first week of production; see `lifecycle.deployment.build`."""
-    tables = batch.read_tables(inputs["preprocessing"])
     # A file of one's own may end before the day of deployment: the features are as of its end then.
-    ends = tables["transactions"]["event_time"].max().floor("D") + pd.Timedelta(days=1)
+    ends = _last(inputs["preprocessing"] / "transactions.parquet").floor("D") + pd.Timedelta(days=1)
     first = min(contracts.midnight(settings.deploy_at), ends)
-    package(inputs["evaluation"] / "model", inputs["features"], tables, first.date(), out / "model")
+    tables = read_needed(inputs["preprocessing"], first)
+    own = inputs["preprocessing"] / OWN_FILE
+    package(inputs["evaluation"] / "model", inputs["features"], tables, first.date(), out / "model", own)
     pack(out / "model", out / "model.tar.gz")
     until = first + pd.Timedelta(days=BATCH_DAYS)
     payments = tables["transactions"]
@@ -43,8 +47,57 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     files.write_json(_info(checked, out / "model.tar.gz", scores, first, until), out / "info.json")
 
 
+def read_needed(folder: Path, first: pd.Timestamp) -> dict[str, pd.DataFrame | None]:
+    """Read of the tables in a folder what a package from `first` on, and scoring its first week, have to do with.
+
+    Of the payments these are the last 31 days and the week, and earlier ones that `_older` may keep: those with a
+    fraud report of these days, and the last one of each customer and terminal.
+
+    Returns
+    -------
+    dict
+        As `batch.read_tables`: ``transactions``, ``labels``, ``customers``, ``terminals``.
+    """
+    since, until = first - HISTORY, first + pd.Timedelta(days=BATCH_DAYS)
+    labels = read_rows(folder / "labels.parquet", lambda rows: rows["known_at"] >= since)
+    reported = pd.Index(labels.loc[labels["is_fraud"] == 1, "transaction_id"])
+    path = folder / "transactions.parquet"
+    last: dict[str, pd.Series] = {key: pd.Series(dtype="int64") for key in ("customer_id", "terminal_id")}
+    seen = 0
+    for table in read_batches(path, ["event_time", *last]):
+        rows = table.to_pandas()
+        early = rows[rows["event_time"] < since]
+        for key, before in last.items():
+            places = pd.Series(early.index + seen, index=early[key])
+            last[key] = pd.concat([before, places]).groupby(level=0).last()
+        seen += len(rows)
+    kept, seen = np.unique(np.concatenate([places.to_numpy() for places in last.values()])), 0
+
+    def needed(rows: pd.DataFrame) -> np.ndarray:
+        nonlocal seen
+        here = np.isin(np.arange(seen, seen + len(rows)), kept)
+        seen += len(rows)
+        times = rows["event_time"]
+        return here | ((times >= since) & (times < until)).to_numpy() | rows["transaction_id"].isin(reported).to_numpy()
+
+    tables: dict[str, pd.DataFrame | None] = {"transactions": read_rows(path, needed), "labels": labels}
+    for name in ("customers", "terminals"):
+        tables[name] = pd.read_parquet(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
+    return tables
+
+
+def _last(path: Path) -> pd.Timestamp:
+    """Return the time of the last payment of a Parquet file."""
+    return max(table["event_time"].to_pandas().max() for table in read_batches(path, ["event_time"]))
+
+
 def package(
-    model: Path, feature_folder: Path, tables: Mapping[str, pd.DataFrame | None], day: object, folder: Path
+    model: Path,
+    feature_folder: Path,
+    tables: Mapping[str, pd.DataFrame | None],
+    day: object,
+    folder: Path,
+    own: Path | None = None,
 ) -> None:
     """Write a package that is ready to serve from the midnight that begins `day`.
 
@@ -61,6 +114,9 @@ def package(
         The first day of service.
     folder
         The package to make.
+    own
+        What became of the columns of a file of one's own, if there is such a file: with it, further files of the
+        same shape can be scored.
 
     Raises
     ------
@@ -70,6 +126,8 @@ def package(
     folder.mkdir(parents=True)
     for name in MODEL_FILES:
         shutil.copyfile(model / name, folder / name)
+    for card in sorted(model.glob("model_card.*")):  # a model of one's own may come without one
+        shutil.copyfile(card, folder / card.name)
     schema = features.load_schema(feature_folder)
     if files.read_json(folder / "feature_schema.json") != schema:
         raise LifecycleError(f"The model in {model} was trained on other features than {feature_folder} holds.")
@@ -88,6 +146,8 @@ def package(
     kinds |= dict.fromkeys(schema.get("absent", ()), "absent")
     attributes = dict.fromkeys(features.attribute_columns(schema), "text")
     attributes |= dict.fromkeys(schema.get("numbers", ()), "number")
+    if own is not None and own.exists():
+        shutil.copyfile(own, folder / OWN_FILE)
     write_manifest(folder, kinds, attributes, first_day=str(day))
 
 

@@ -104,6 +104,7 @@ def start(
     clock: str = "wall",
     timeout: float = 120.0,
     command: Sequence[str] = (sys.executable, "-m", "lifecycle.deployment.service"),
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
     """Run the service on a free port for the time of a ``with`` block.
 
@@ -117,13 +118,15 @@ def start(
         Seconds to wait for a healthy ``/ping``.
     command
         What to start; it gets ``--model``, ``--clock``, ``--capture`` and ``--port``.
+    options
+        Further arguments, such as ``("--workers", "2")``.
 
     Raises
     ------
     LifecycleError
         If the service ends before it is healthy; the message is its last line.
     """
-    whole = [*command, "--model", str(model_dir), "--clock", clock, "--stop-with-stdin"]
+    whole = [*command, "--model", str(model_dir), "--clock", clock, "--stop-with-stdin", *options]
     if capture_dir is not None:
         whole += ["--capture", str(capture_dir)]
     # One thread for each numeric library: the service scores single rows, and threads would only wait for each other.

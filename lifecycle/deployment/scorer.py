@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lifecycle.deployment.artifact import ArtifactError, Package, open_package
 from lifecycle.deployment.messages import RecordFormat
+
+if TYPE_CHECKING:
+    from lifecycle.deployment.serving import Remembered, ServedFeatures
 
 REVIEW, APPROVE = "review", "approve"
 
@@ -68,7 +71,7 @@ class Scorer:
         self.record_format = record_format or RecordFormat()
 
     @classmethod
-    def open(cls, folder: Path | str, digest: str | None = None) -> Scorer:
+    def open(cls, folder: Path | str, digest: str | None = None, recent: Remembered | None = None) -> Scorer:
         """Check a package and load it.
 
         Parameters
@@ -77,6 +80,8 @@ class Scorer:
             A folder made by `lifecycle.deployment.build`, or unpacked from ``model.tar.gz``.
         digest
             The registered digest of the package, if there is one.
+        recent
+            The memory of a version that is running, to share; by default one that begins with the packaged history.
 
         Raises
         ------
@@ -84,7 +89,8 @@ class Scorer:
             If the package does not pass `open_package`, or its feature store holds code.
         """
         package = open_package(folder, digest)
-        scorer = cls(load_features(package), load_model(package), package.threshold, package.record_format)
+        found = load_features(package, recent)
+        scorer = cls(found, load_model(package), package.threshold, package.record_format)
         scorer._try_out(package)
         return scorer
 
@@ -95,9 +101,12 @@ class Scorer:
         """
         nobody = {name: -1 if kind == "integer" else "" for name, kind in self.record_format.ids.items()}
         moment = datetime.fromisoformat(f"{package.manifest['first_day']}T00:00:00+00:00")
+        payment = {**nobody, "event_time": moment, "amount": 1.0}
         try:
-            (answer,) = self.score([{**nobody, "event_time": moment, "amount": 1.0}])
-            healthy = 0 <= answer["score"] <= 1
+            prepared = self._features.prepare([payment])
+            seen = [self._features.recent.look_one(*key[:3]) for key in prepared.keys]
+            (score,) = self.predict(self._features.finish(prepared, seen))
+            healthy = 0 <= score <= 1
         except Exception as error:
             raise ArtifactError(
                 f"The package in {package.folder} does not work with this version of the code "
@@ -105,6 +114,15 @@ class Scorer:
             ) from error
         if not healthy:
             raise ArtifactError(f"The model in {package.folder} gives a score outside of 0 to 1; build it again.")
+
+    @property
+    def features(self) -> Any:
+        """What makes the model's input; `ServedFeatures` for a scorer that was opened from a package."""
+        return self._features
+
+    def predict(self, matrix: np.ndarray) -> list[float]:
+        """Return the score of each row of features."""
+        return self._model.predict(matrix).tolist()
 
     def score(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Score payments in the order given, and remember each for the features of those after it.
@@ -144,7 +162,7 @@ def load_model(package: Package) -> Model:
     return training.load_model(package.folder, threads=1)
 
 
-def load_features(package: Package) -> Features:
+def load_features(package: Package, recent: Remembered | None = None) -> ServedFeatures:
     """Open the online features of a checked package, ready for the first payment after its history.
 
     Raises
@@ -154,14 +172,18 @@ def load_features(package: Package) -> Features:
     """
     import pandas as pd
 
-    from lifecycle import features, files
+    from lifecycle import files
+    from lifecycle.deployment.serving import ServedFeatures
 
     online = package.folder / "online"
     refuse_registry_code(online / "registry.db")
-    found = features.OnlineFeatures(online)
+    found = ServedFeatures(online)
     if found.schema != files.read_json(package.folder / "feature_schema.json"):
         raise ArtifactError(f"The feature store in {online} holds other features than the model was trained on.")
-    found.recent.seed(pd.read_parquet(online / "history" / "transactions.parquet"))
+    if recent is None:
+        found.recent.seed(pd.read_parquet(online / "history" / "transactions.parquet"))
+    else:
+        found.recent = recent
     return found
 
 

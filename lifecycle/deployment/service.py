@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hmac
 import logging
-import os
 import signal
+import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +29,77 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from lifecycle import settings
-from lifecycle.deployment import messages
+from lifecycle.deployment import description, messages, workers
 from lifecycle.deployment.capture import Capture
+from lifecycle.deployment.endpoint import Endpoint
+from lifecycle.deployment.journal import JournalError
 from lifecycle.deployment.messages import BadRequest
-from lifecycle.deployment.scorer import Scorer
 from lifecycle.errors import LifecycleError
 
 MAX_PAYLOAD_MB = 6
 DRAIN_SECONDS = 25  # the platform sends SIGKILL 30 s after SIGTERM
 FLUSH_SECONDS = 2.0
+READ_SECONDS = 20  # for a whole body
+MOST_REQUESTS = 128  # under way at once, each with a body of at most MAX_PAYLOAD_MB
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
 
 _log = logging.getLogger(__name__)
 
 
-def create_app(scorer: Scorer, capture: Capture | None = None, max_payload_mb: float = MAX_PAYLOAD_MB) -> FastAPI:
+class Gate:
+    """Lets a limited number of requests in at once, and only those that bring the token, if there is one.
+
+    Parameters
+    ----------
+    token
+        What an ``Authorization: Bearer`` header must carry; None asks for none.
+    most
+        Requests under way at most; further ones are told to come again.
+    """
+
+    def __init__(self, token: str | None = None, most: int = MOST_REQUESTS) -> None:
+        self._token = None if token is None else token.encode()
+        self._free = most
+
+    def check(self, authorization: str | None) -> None:
+        """Refuse a request without the token. The comparison takes the same time wherever the two differ."""
+        if self._token is None:
+            return
+        scheme, _, given = (authorization or "").partition(" ")
+        known = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+        if not (known and scheme.lower() == "bearer"):
+            raise BadRequest("This service asks for a token: send the header 'Authorization: Bearer TOKEN'.", 401)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Count a request while the block runs."""
+        if self._free <= 0:
+            raise BadRequest("Too many requests are under way: send this one again in a second.", 429)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def create_app(
+    scorer: Any, capture: Capture | None = None, max_payload_mb: float = MAX_PAYLOAD_MB, gate: Gate | None = None
+) -> FastAPI:
     """Return the service as an ASGI application.
 
     Parameters
     ----------
     scorer
-        What scores the payments.
+        What scores the payments: an `Endpoint`, or a `Scorer` where nothing needs to be durable.
     capture
         Where requests and answers are kept, if anywhere.
     max_payload_mb
         Larger bodies get 413.
+    gate
+        Who may come in; by default everybody, some at a time.
     """
     limit = int(max_payload_mb * 1024 * 1024)
+    gate = gate or Gate()
     one_thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     @contextlib.asynccontextmanager
@@ -68,27 +112,41 @@ def create_app(scorer: Scorer, capture: Capture | None = None, max_payload_mb: f
         if capture:
             capture.flush()
 
-    app = FastAPI(title="Fraud detector", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Fraud detector", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    @app.get("/ping")
+    @app.get("/ping", **description.PING)
     async def ping() -> dict[str, str]:
         return {"status": "healthy"}
 
-    @app.get("/execution-parameters")
+    @app.get("/execution-parameters", **description.EXECUTION_PARAMETERS)
     async def execution_parameters() -> dict[str, Any]:
-        return {"MaxConcurrentTransforms": 1, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": int(max_payload_mb)}
+        return {
+            "MaxConcurrentTransforms": 1,
+            "BatchStrategy": "MULTI_RECORD",
+            "MaxPayloadInMB": max(1, int(max_payload_mb)),
+        }
 
-    @app.post("/invocations")
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(description.page(app.openapi()), media_type="text/html")
+
+    @app.post("/invocations", **description.invocations(scorer.record_format))
     async def invocations(request: Request) -> Response:
         try:
-            content_type, accept = _negotiate(request)
-            body = await _read(request, limit)
-            inference_id = request.headers.get("x-amzn-sagemaker-inference-id")
-            loop = asyncio.get_running_loop()
-            work = (scorer, capture, body, content_type, accept, inference_id)
-            return Response(await loop.run_in_executor(one_thread, _answer, *work), media_type=accept)
+            gate.check(request.headers.get("authorization"))
+            with gate.entered():
+                content_type, accept = _negotiate(request)
+                body = await _read(request, limit)
+                inference_id = request.headers.get("x-amzn-sagemaker-inference-id")
+                loop = asyncio.get_running_loop()
+                work = (scorer, capture, body, content_type, accept, inference_id)
+                return Response(await loop.run_in_executor(one_thread, _answer, *work), media_type=accept)
         except BadRequest as error:
-            return JSONResponse({"error": str(error)}, status_code=error.status)
+            return JSONResponse({"error": str(error)}, status_code=error.status, headers=_HEADERS.get(error.status))
+        except JournalError as error:
+            _log.error("a request was not recorded: %s", error)
+            sentence = "The service cannot record payments just now; nothing was counted: send this again later."
+            return JSONResponse({"error": sentence}, status_code=503, headers={"Retry-After": "5"})
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
@@ -109,34 +167,44 @@ def _negotiate(request: Request) -> tuple[str, str]:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """Read the body, and stop as soon as it is too large."""
+    """Read the body, and stop as soon as it is too large or too slow."""
     too_large = BadRequest(f"The body is larger than {limit:,} bytes: send fewer payments at once.", 413)
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise too_large
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BadRequest(f"The body did not arrive within {READ_SECONDS} seconds: send it again.", 408) from None
     return b"".join(chunks)
 
 
 def _answer(
-    scorer: Scorer, capture: Capture | None, body: bytes, content_type: str, accept: str, inference_id: str | None
+    scorer: Any, capture: Capture | None, body: bytes, content_type: str, accept: str, inference_id: str | None
 ) -> bytes:
     """Turn the bytes of a request into the bytes of its answer."""
-    records = messages.parse(body, content_type, scorer.record_format)
-    answer = messages.render(
-        scorer.score(records),
-        accept,
-        single=messages.is_single(body, content_type),
-        header=messages.has_header(body, content_type),
-    )
+    found = messages.parse(body, content_type, scorer.record_format)
+    records = [record for record in found if not isinstance(record, BadRequest)]
+    scored = iter(scorer.score(records))
+    answers = [{"error": str(record)} if isinstance(record, BadRequest) else next(scored) for record in found]
+    single = messages.is_single(body, content_type)
+    if single and "error" in answers[0]:
+        raise BadRequest(answers[0]["error"], 409)
+    answer = messages.render(answers, accept, single=single, header=messages.has_header(body, content_type))
     if capture is not None:
-        latest: datetime = max(record["event_time"] for record in records)
-        capture.add(content_type, body, accept, answer, latest, inference_id)
+        latest = max(record["event_time"] for record in records)
+        if any("error" in one for one in answers):  # who reads the capture wants what was scored
+            body, content_type = messages.write_records(records), messages.JSON_LINES
+            kept = messages.render([one for one in answers if "error" not in one], messages.JSON_LINES)
+            capture.add(content_type, body, messages.JSON_LINES, kept, latest, inference_id)
+        else:
+            capture.add(content_type, body, accept, answer, latest, inference_id)
     return answer
 
 
@@ -173,13 +241,17 @@ def serve(
     host: str = "127.0.0.1",
     capture_dir: Path | str | None = None,
     clock: str = "wall",
+    state_dir: Path | str | None = None,
+    token_file: Path | str | None = None,
+    count: int = 1,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
     Parameters
     ----------
     model_dir
-        A package: a folder made by `lifecycle.deployment.build`, or unpacked from ``model.tar.gz``.
+        A package: a folder made by `lifecycle.deployment.build`, or unpacked from ``model.tar.gz``; or a folder of
+        releases, whose aliases are followed.
     port
         By default that of the platform (``SAGEMAKER_BIND_TO_PORT``), or 8080.
     host
@@ -188,40 +260,59 @@ def serve(
         Where to keep requests and answers, if anywhere.
     clock
         See `lifecycle.deployment.capture.Capture`.
+    state_dir
+        Where the journal of answered payments is; by default ``state/`` in `model_dir`.
+    token_file
+        A file with the token that callers must bring; by default none is asked for.
+    count
+        Processes that answer; they share one journal and one port.
 
     Raises
     ------
     LifecycleError
-        If the package is refused or the port cannot be used.
+        If the package or the journal is refused, the token is empty, or the port cannot be used.
     """
     port = settings.serving_port() if port is None else port
-    scorer = Scorer.open(model_dir)
-    capture = Capture(Path(capture_dir), clock) if capture_dir else None
-    config = uvicorn.Config(
-        create_app(scorer, capture),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    print(f"Serving on http://{host}:{port}; stop with Ctrl-C.", file=sys.stderr, flush=True)
+    token = _read_token(Path(token_file)) if token_file is not None else None
+    first = Endpoint.open(model_dir, state_dir)  # what cannot be served is refused before anything listens
+    if count > 1:
+        first.close()  # no file of a database may be open when a process is copied
+    with _listening(host, port) as listener:
+        print(f"Serving on http://{host}:{port}; stop with Ctrl-C.", file=sys.stderr, flush=True)
+
+        def answer() -> None:
+            endpoint = first if count == 1 else Endpoint.open(model_dir, state_dir)
+            capture = Capture(Path(capture_dir), clock) if capture_dir else None
+            config = uvicorn.Config(
+                create_app(endpoint, capture, gate=Gate(token)),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+            _Server(config).run(sockets=[listener])
+            endpoint.close()
+
+        answer() if count == 1 else workers.run(answer, count)
+
+
+def _read_token(path: Path) -> str:
     try:
-        _Server(config).run()
-    except SystemExit:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise LifecycleError(f"The token file {path} cannot be read; check the path.") from None
+    if len(token) < 16:
+        raise LifecycleError(f"The token in {path} is shorter than 16 characters: a token must be hard to guess.")
+    return token
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; the processes of a service share it."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError):
         raise LifecycleError(f"The service could not listen on {host}:{port}; choose another port.") from None
-
-
-def _stop_when_abandoned() -> None:
-    """Ask for an orderly end when standard input closes, which is when whoever started this process is gone."""
-
-    def wait() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
-            continue
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> int:
@@ -232,12 +323,18 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--capture", help="folder for data capture; default: none")
     parser.add_argument("--clock", choices=("wall", "event"), default="wall", help="whose time the capture uses")
+    parser.add_argument("--state", help="folder of the journal; default: state/ in the package")
+    parser.add_argument("--token-file", help="file with the token that callers must bring; default: none is asked for")
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer; default: 1")
     parser.add_argument("--stop-with-stdin", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
     if options.stop_with_stdin:
-        _stop_when_abandoned()
+        workers.stop_when_closed(0)  # standard input, which closes when whoever started this process is gone
     try:
-        serve(options.model, options.port, options.host, options.capture, options.clock)
+        serve(
+            options.model, options.port, options.host, options.capture, options.clock, options.state,
+            options.token_file, options.workers,
+        )  # fmt: skip
     except LifecycleError as error:
         print(error, file=sys.stderr)
         return 1

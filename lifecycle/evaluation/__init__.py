@@ -3,11 +3,13 @@
 The champion is the model with the best mean average precision on the validation weeks. Every model of the
 ladder is then scored on the test set, to show what the choice was worth. The artifact:
 
-- ``report.json`` and ``report.html``: metrics with intervals, money, calibration, slices, weeks, the oracle;
+- ``report.json`` and ``report.html``: metrics with intervals, money, calibration, slices and what treating groups alike
+  would cost, failures read one by one, behavior, weeks, the oracle;
 - ``scores.parquet``: the champion's score of every payment of the test period (`lifecycle.contracts.SCORES`);
 - ``test_scores.parquet``: the same for all models, one column each, with amount and label;
 - ``oracle.parquet``: how close the champion comes to the known truth, by fraud mode (only for the simulated bank);
-- ``model/``: the champion.
+- ``reach.json`` and ``drift.json``: what lies beyond the score (only for the simulated bank, see `beyond`);
+- ``model/``: the champion, with its model card (``model_card.json``, ``.md`` and ``.html``).
 """
 
 from __future__ import annotations
@@ -22,14 +24,22 @@ import pandas as pd
 
 from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
-from lifecycle.evaluation.own_data import describe_own
+from lifecycle.evaluation.behavior import check_behavior
+from lifecycle.evaluation.beyond import write_beyond
+from lifecycle.evaluation.calibration import calibration_table, judge_calibration
+from lifecycle.evaluation.failures import read_failures
+from lifecycle.evaluation.fairness import SMALL_GROUP, judge_fairness, slice_table
+from lifecycle.evaluation.model_card import write_model_card
+from lifecycle.evaluation.openings import Choice, open_test
+from lifecycle.evaluation.own_data import describe_own, read_judged
 from lifecycle.evaluation.report import write_html
-from lifecycle.evaluation.uncertainty import describe_interval, resample_metrics
+from lifecycle.evaluation.uncertainty import resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
-from lifecycle.training.metrics import average_precision, known_frauds
+from lifecycle.training.metrics import average_precision, describe_interval, known_frauds
 from lifecycle.training.tracking import REGISTERED_MODEL, has_run, log_run, register_champion
 
 __all__ = [
+    "SMALL_GROUP",
     "build",
     "calibration_table",
     "choose_champion",
@@ -38,9 +48,6 @@ __all__ = [
     "resample_metrics",
     "slice_table",
 ]
-
-SMALL_GROUP = 20
-"""A group with fewer frauds than this gets a warning: its recall is mostly luck."""
 
 
 def choose_champion(validation: Mapping[str, float]) -> str:
@@ -76,7 +83,9 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     candidates = {**ladder, tuned["name"]: tuned}
     champion = choose_champion({name: found["mean"]["average_precision"] for name, found in candidates.items()})
 
-    test = pd.read_parquet(inputs["features"] / "test_set.parquet")
+    chosen = candidates[champion]
+    choice = Choice(champion, chosen["mean"]["average_precision"], chosen["threshold"])
+    test, opening = open_test(inputs["features"], choice, settings)
     if test.empty:
         raise LifecycleError(
             f"There are no payments in the test period {settings.test_from} to {settings.test_until}; "
@@ -87,26 +96,31 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     _write_scores(test, scores, champion, out)
     shutil.copytree(folders[champion], out / "model")
 
-    transactions = pd.read_parquet(inputs["preprocessing"] / "transactions.parquet")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
+    transactions, reports = read_judged(inputs, contracts.midnight(settings.test_from))
     report = {
         "champion": _describe_champion(champion, candidates[champion], out / "model"),
+        "opening": opening,
         "test": _describe_test(test, settings),
         "validation": {name: {"mean": c["mean"], "std": c["std"]} for name, c in candidates.items()},
-        **judge_test(test, scores, thresholds, champion, known_frauds(labels, transactions), settings),
-        "slices": slice_tables(test, scores[champion], thresholds[champion], inputs, transactions, settings),
+        **judge_test(test, scores, thresholds, champion, known_frauds(reports, transactions), settings),
+        **judge_fairness(test, scores[champion], champion, thresholds[champion], inputs, transactions, settings),
         "oracle": None,
-        "own": describe_own(inputs["preprocessing"], labels, contracts.midnight(settings.test_from)),
+        "own": describe_own(inputs, contracts.midnight(settings.test_from)),
         "settings": {key: getattr(settings, key) for key in _SHOWN},
     }
-    if "world" in inputs:
-        truth = pd.read_parquet(inputs["world"] / "answer_key" / "truth.parquet")
+    truth = _truth(inputs)
+    report |= _judge_cases(test, scores[champion], out / "model", reports, transactions, truth, settings)
+    report["lineage"] = _describe_lineage(inputs["features"], out / "model", tuned["dataset_sha256"])
+    if truth is not None:
         table, report["oracle"] = oracle_table(test, scores, champion, thresholds[champion], truth)
         files.write_parquet(table, out / "oracle.parquet")
+    if "second:features" in inputs:
+        write_beyond(settings, inputs, out, test, scores[champion], chosen, load_model(out / "model"))
     digest = tuned["dataset_sha256"]
     name = REGISTERED_MODEL if "world" in inputs else f"own-data-{digest[:8]}"
     report["champion"]["registered"] = _register(settings, candidates[champion], out / "model", report, name, digest)
     files.write_json(report, out / "report.json")
+    write_model_card(report, out / "model")
     write_html(report, test, scores, out / "report.html")
 
 
@@ -138,7 +152,7 @@ def judge_test(
     dict
         ``judged`` (False, with a ``note``, where there are not both kinds of payments), ``models`` (metrics with
         intervals), ``differences`` (champion minus the others), ``never_fraud``, ``money``, ``hindsight``,
-        ``calibration``, ``weeks``, ``costliest_misses``, ``costliest_false_alarms``.
+        ``calibration`` and ``balance``, ``weeks``, ``costliest_misses``, ``costliest_false_alarms``.
     """
     known = test["is_fraud"].notna().to_numpy()
     frauds = int(test["is_fraud"].sum())
@@ -176,120 +190,10 @@ def judge_test(
         "never_fraud": {"accuracy": float(1 - frame["is_fraud"].mean()), "recall": 0.0, "savings": 0.0},
         "money": economics.summarize_money(frame["is_fraud"], frame["amount"], flagged, settings),
         "hindsight": {"threshold": best, "savings": saved},
-        "calibration": calibration_table(frame["is_fraud"], kept[champion]),
+        **judge_calibration(frame, kept[champion], settings.seed),
         "weeks": _weeks(frame, kept[champion], thresholds[champion], settings),
         **_costliest(frame, kept[champion], flagged),
     }
-
-
-def calibration_table(is_fraud: Any, score: np.ndarray, groups: int = 10) -> list[dict[str, float]]:
-    """Compare scores with what happened, in groups of payments that expect equally many frauds.
-
-    Groups of equal size would put nearly all fraud into one; here each group holds the same sum of scores.
-
-    Examples
-    --------
-    >>> calibration_table([0, 1], np.array([0.2, 0.8]), groups=1)
-    [{'from': 0.2, 'until': 0.8, 'payments': 2, 'mean_score': 0.5, 'fraud_rate': 0.5}]
-    """
-    fraud = np.asarray(is_fraud, dtype=np.float64)
-    order = np.argsort(score, kind="stable")
-    ranked, fraud = score[order], fraud[order]
-    share = np.cumsum(ranked) / max(ranked.sum(), 1e-12)
-    group = np.minimum((share * groups).astype(int), groups - 1)
-    rows = []
-    for number in np.unique(group):
-        inside = group == number
-        rows.append({
-            "from": round(float(ranked[inside].min()), 6), "until": round(float(ranked[inside].max()), 6),
-            "payments": int(inside.sum()), "mean_score": round(float(ranked[inside].mean()), 6),
-            "fraud_rate": round(float(fraud[inside].mean()), 6),
-        })  # fmt: skip
-    return rows
-
-
-def slice_table(is_fraud: np.ndarray, flagged: np.ndarray, group: pd.Series) -> list[dict[str, Any]]:
-    """Return the metrics of each group, through fairlearn's MetricFrame.
-
-    Parameters
-    ----------
-    is_fraud, flagged
-        0 or 1, shape (n,).
-    group
-        The group of each payment; a missing one counts as ``"unknown"``.
-
-    Returns
-    -------
-    list of dict
-        ``group``, ``payments``, ``frauds``, ``alert_rate``, ``recall``, ``false_alarm_rate`` (share of honest
-        payments flagged), ``precision``, and ``small`` (fewer than 20 frauds). A rate without a base is None.
-    """
-    from fairlearn.metrics import MetricFrame, count, false_positive_rate, selection_rate, true_positive_rate
-
-    def frauds(y_true: np.ndarray, y_pred: np.ndarray) -> int:
-        return int(np.sum(y_true))
-
-    def hits(y_true: np.ndarray, y_pred: np.ndarray) -> int:
-        return int(np.sum(np.asarray(y_true) * np.asarray(y_pred)))
-
-    metrics = {
-        "payments": count, "frauds": frauds, "hits": hits, "alert_rate": selection_rate,
-        "recall": true_positive_rate, "false_alarm_rate": false_positive_rate,
-    }  # fmt: skip
-    names = group.astype("object").where(group.notna(), "unknown").astype(str).to_numpy()
-    found = MetricFrame(
-        metrics=metrics,
-        y_true=np.asarray(is_fraud, dtype=int),
-        y_pred=np.asarray(flagged, dtype=int),
-        sensitive_features=names,
-    ).by_group
-    rows = []
-    for name, row in found.iterrows():
-        payments, fraud_count, hit = int(row["payments"]), int(row["frauds"]), int(row["hits"])
-        alerts = round(row["alert_rate"] * payments)
-        rows.append({
-            "group": str(name), "payments": payments, "frauds": fraud_count,
-            "alert_rate": round(float(row["alert_rate"]), 6),
-            "recall": round(float(row["recall"]), 6) if fraud_count else None,
-            "false_alarm_rate": round(float(row["false_alarm_rate"]), 6) if payments > fraud_count else None,
-            "precision": round(hit / alerts, 6) if alerts else None,
-            "small": fraud_count < SMALL_GROUP,
-        })  # fmt: skip
-    return rows
-
-
-def slice_tables(
-    test: pd.DataFrame,
-    score: np.ndarray,
-    threshold: float,
-    inputs: Mapping[str, Path],
-    transactions: pd.DataFrame,
-    settings: Any,
-) -> dict[str, list[dict[str, Any]]]:
-    """Return `slice_table` by channel, region and age band, as far as these are known."""
-    known = test["is_fraud"].notna().to_numpy()
-    if not known.any():
-        return {}
-    groups: dict[str, pd.Series] = {}
-    if "channel" in transactions.columns:
-        by_id = transactions[["transaction_id", "channel"]]
-        groups["channel"] = test[["transaction_id"]].merge(by_id, on="transaction_id", how="left")["channel"]
-    if (inputs["preprocessing"] / "customers.parquet").exists():
-        customers = pd.read_parquet(inputs["preprocessing"] / "customers.parquet").drop_duplicates("customer_id")
-        of_test = test[["customer_id"]].merge(customers, on="customer_id", how="left")
-        if "region" in of_test.columns:
-            groups["region"] = of_test["region"]
-        if "birth_date" in of_test.columns:
-            groups["age band"] = _age_bands(of_test["birth_date"], settings.test_from)
-    fraud = test.loc[known, "is_fraud"].to_numpy(dtype=int)
-    flagged = score[known] >= threshold
-    return {name: slice_table(fraud, flagged, group[known]) for name, group in groups.items()}
-
-
-def _age_bands(birth_date: pd.Series, day: Any) -> pd.Series:
-    born = pd.to_datetime(birth_date, utc=True, errors="coerce")
-    years = (contracts.midnight(day) - born).dt.days / 365.25
-    return pd.cut(years, [-1, 29, 44, 59, 74, 200], labels=["under 30", "30-44", "45-59", "60-74", "75 and over"])
 
 
 def oracle_table(
@@ -372,6 +276,43 @@ def _describe_test(test: pd.DataFrame, settings: Any) -> dict[str, Any]:
         "frauds": int(labels.sum()),
         "fraud_rate": float(labels.mean()) if labels.notna().any() else None,
         "customers": None if contracts.absent_entities(test[["customer_id"]]) else int(test["customer_id"].nunique()),
+    }
+
+
+def _truth(inputs: Mapping[str, Path]) -> pd.DataFrame | None:
+    """Return the answer key of the simulated bank; None for a file of one's own."""
+    if "world" not in inputs:
+        return None
+    return pd.read_parquet(inputs["world"] / "answer_key" / "truth.parquet")
+
+
+def _judge_cases(
+    test: pd.DataFrame,
+    score: np.ndarray,
+    folder: Path,
+    reports: pd.DataFrame,
+    transactions: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    settings: Any,
+) -> dict[str, Any]:
+    """Return the failures read one by one, and what the champion does when payments are changed."""
+    model = load_model(folder)
+    places = transactions[["transaction_id", "terminal_id"]]
+    placed = reports[["transaction_id", "known_at"]].merge(places, on="transaction_id")
+    return {
+        "failures": read_failures(test, score, model, model.threshold, placed, truth, settings),
+        "behavior": check_behavior(model, test, model.threshold, settings.seed),
+    }
+
+
+def _describe_lineage(features: Path, model: Path, training_sha256: str) -> dict[str, str]:
+    """Return the SHA-256 of what the champion was made of and judged on, and the version of the code."""
+    facts = files.read_json(model / "model.json")
+    return {
+        "training_set.parquet": training_sha256,
+        **{name: files.sha256(features / name) for name in ("test_set.parquet", "labels.parquet")},
+        **{name: facts["sha256"][name] for name in ("model.onnx", "feature_schema.json")},
+        "code_version": facts.get("code_version", "not recorded"),
     }
 
 

@@ -7,43 +7,71 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from lifecycle import files
 from lifecycle.features.schema import OWN
+from lifecycle.training.reading import place, read_rows
 
 SAMPLE = 200_000
-"""Honest payments that are looked at for suspect columns, beside all frauds."""
+"""Payments that are looked at for suspect columns, beside all frauds."""
 
 _ENTITY = {"customer_id": "customers", "terminal_id": "terminals"}
 
 
-def describe_own(folder: Path, labels: pd.DataFrame, test_from: pd.Timestamp) -> dict[str, Any] | None:
+def read_judged(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what judging reads of the payments and the labels, and no more: a file of one's own can be large.
+
+    Parameters
+    ----------
+    inputs
+        Folders of preprocessing, features and training.
+    test_from
+        Where the test period begins.
+
+    Returns
+    -------
+    transactions, reports
+        ``transaction_id``, ``customer_id``, ``terminal_id`` and, if there is one, ``channel`` of the payments that
+        were tested, of those that the models were validated on, and of those that were reported as fraud; and the
+        labels that say fraud.
+    """
+    labels, path = inputs["features"] / "labels.parquet", inputs["preprocessing"] / "transactions.parquet"
+    reports = pd.read_parquet(labels, filters=[("is_fraud", "==", 1)])
+    validated = pd.read_parquet(inputs["training"] / "out_of_fold.parquet", columns=["transaction_id"])
+    needed = pd.Index(pd.concat([reports["transaction_id"], validated["transaction_id"]]).unique())
+    columns = [name for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "channel")
+               if name in pq.read_schema(path).names]  # fmt: skip
+    rows = read_rows(path, lambda r: (r["event_time"] >= test_from) | r["transaction_id"].isin(needed), columns)
+    return rows.drop(columns="event_time"), reports
+
+
+def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[str, Any] | None:
     """Return what was done to a file of one's own, and what to distrust in it; None for the simulated bank.
 
     Parameters
     ----------
-    folder
-        The preprocessing artifact.
-    labels
-        The label history.
+    inputs
+        Folders of preprocessing, features and training.
     test_from
         Only earlier payments are looked at: the test set is not for choosing.
 
     Returns
     -------
     dict
-        The content of ``own_file.json``, ``suspects`` (``column`` as the file calls it, ``reason``) and ``warnings``
-        (sentences).
+        The content of ``own_file.json``, ``share_of_customers`` (that the models learned from), ``suspects``
+        (``column`` as the file calls it, ``reason``) and ``warnings`` (sentences).
     """
+    folder = inputs["preprocessing"]
     if not (folder / "own_file.json").exists():
         return None
     own = files.read_json(folder / "own_file.json")
+    own["share_of_customers"] = files.read_json(inputs["training"] / "ladder.json")["share_of_customers"]
     names = {one["ours"]: one["file"] for one in own["columns"] if one["ours"]}
     suspects = [
         {"column": names.get(found["column"], found["column"]), "reason": found["reason"]}
-        for found in suspect_columns(folder / "transactions.parquet", labels, test_from)
+        for found in suspect_columns(folder / "transactions.parquet", folder / "labels.parquet", test_from)
     ]
     suspects += [
         {"column": one["file"], "reason": one["note"].split("; ")[1] + "; it was left out"}
@@ -53,28 +81,36 @@ def describe_own(folder: Path, labels: pd.DataFrame, test_from: pd.Timestamp) ->
     return {**own, "suspects": suspects, "warnings": _warnings(own, suspects)}
 
 
-def suspect_columns(path: Path, labels: pd.DataFrame, until: pd.Timestamp) -> list[dict[str, str]]:
+def suspect_columns(path: Path, labels: Path, until: pd.Timestamp) -> list[dict[str, str]]:
     """Return the attributes of a file of payments that know more than anybody could when the payment was made.
 
-    The exploration's search for leaks (`exploration.leaks.find_suspects`), on all frauds and `SAMPLE` honest payments.
-    """
-    import pyarrow.parquet as pq
+    The exploration's search for leaks (`exploration.leaks.find_suspects`), on about `SAMPLE` payments of before
+    `until`, and on all frauds among them.
 
+    Parameters
+    ----------
+    path, labels
+        Parquet files of payments and of their label history.
+    until
+        Later payments are not looked at.
+    """
     from lifecycle.exploration.leaks import find_suspects
     from lifecycle.exploration.model import prediction_power
 
     own = [name for name in pq.read_schema(path).names if name.startswith(OWN)]
     if not own:
         return []
-    last = labels.sort_values("known_at", kind="stable").drop_duplicates("transaction_id", keep="last")
-    fraud = last["is_fraud"].to_numpy() == 1
-    honest = np.flatnonzero(~fraud)
-    if len(honest) > SAMPLE:
-        honest = np.random.default_rng(0).choice(honest, SAMPLE, replace=False)
-    chosen = last.iloc[np.union1d(np.flatnonzero(fraud), honest)]
-    filters = [("event_time", "<", until)]
-    payments = pd.read_parquet(path, columns=["transaction_id", "event_time", *own], filters=filters)
-    joined = payments.merge(chosen[["transaction_id", "is_fraud"]], on="transaction_id")
+    share = SAMPLE / max(pq.read_metadata(path).num_rows, 1)
+
+    def chosen(rows: pd.DataFrame) -> Any:
+        return (place(rows["transaction_id"]) < share) | (rows["is_fraud"] == 1)
+
+    last = read_rows(labels, chosen).sort_values("known_at", kind="stable")
+    last = last.drop_duplicates("transaction_id", keep="last")[["transaction_id", "is_fraud"]]
+    ids = pd.Index(last["transaction_id"])
+    columns = ["transaction_id", "event_time", *own]
+    payments = read_rows(path, lambda r: (r["event_time"] < until) & r["transaction_id"].isin(ids), columns)
+    joined = payments.merge(last, on="transaction_id")
     for name in own:  # preprocessing has written a word where nothing was: for a leak, nothing says most
         if isinstance(joined[name].dtype, pd.CategoricalDtype):
             joined[name] = joined[name].astype(object).where(joined[name] != "unknown", None)
@@ -95,6 +131,7 @@ def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[st
         )
     if "customer_id" in own["absent"]:
         found.append("Without customers, intervals treat each payment as independent, which makes them too narrow.")
+    found += _clock_warnings(own)
     labels = own["labels"]
     if labels["assumed"]:
         found.append(
@@ -104,6 +141,22 @@ def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[st
     if labels["unknown"]:
         found.append(
             f"{labels['unknown']:,} of {own['rows']:,} payments have no label: no model has learned from them."
+        )
+    return found
+
+
+def _clock_warnings(own: Mapping[str, Any]) -> list[str]:
+    zone, clock = own["time_zone"], own["clock"]
+    found = []
+    if clock["skipped"]:
+        found.append(
+            f"{clock['skipped']:,} payments carry a time that the clocks of {zone} skip in spring; they were read as "
+            f"an hour later. Is the file really in local time of {zone}?"
+        )
+    if clock["twice"]:
+        found.append(
+            f"{clock['twice']:,} payments fall into the hour that the clocks of {zone} show twice in autumn; they "
+            f"were read as the second one, so that they may be an hour late."
         )
     return found
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lifecycle import economics, files
+from lifecycle.evaluation.fairness import FEW_VICTIMS, RATES, SMALL_GROUP
+from lifecycle.evaluation.openings import describe
 from lifecycle.evaluation.own_data import own_section
 from lifecycle.training.metrics import Ranking
 
@@ -49,6 +51,7 @@ def write_html(report: Mapping[str, Any], test: pd.DataFrame, scores: Mapping[st
         kept = {name: score[known] for name, score in scores.items()}
         parts += [_models(report), _precision_recall(report, fraud, kept), _money(report, fraud, amount, kept)]
         parts += [_oracle(report), _calibration(report), _slices(report), _weeks(report), _costliest(report)]
+        parts += [_failures(report), _behavior(report)]
     parts += [_distrust(report), _facts(report)]
     body = "\n".join(part for part in parts if part)
     with files.replacing(path) as temporary:
@@ -201,11 +204,26 @@ def _slices(report: Mapping[str, Any]) -> str:
     for name, groups in report["slices"].items():
         rows = [
             [escape(row["group"]) + (" *" if row["small"] else ""), f"{row['payments']:,}", f"{row['frauds']:,}",
-             _rate(row["recall"]), _rate(row["precision"]), _rate(row["false_alarm_rate"], 2)]
+             *(_interval(row["intervals"][rate], ".2f") for rate in RATES if rate != "false_alarm_rate"),
+             _rate(row["false_alarm_rate"], 2)]
             for row in groups
         ]  # fmt: skip
-        text += _table([name, "payments", "frauds", "found", "alerts that are fraud", "honest flagged"], rows)
-    return "<h2>Groups</h2>" + text + "<p>* fewer than 20 frauds: mostly luck.</p>" if text else ""
+        head = [name, "payments", "frauds", "found", "alerts that are fraud", "false alarms per honest customer",
+                "expected / observed frauds", "honest flagged"]  # fmt: skip
+        text += _table(head, rows) + _prices(name, report["fairness"]["prices"].get(name, []))
+    small = f"<p>* fewer than {SMALL_GROUP} frauds or {FEW_VICTIMS} victims: mostly luck.</p>"
+    return "<h2>Groups</h2>" + text + small if text else ""
+
+
+def _prices(name: str, prices: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [escape(row["criterion"]), *(_interval(row[key], ",.0f") for key in ("savings", "missed", "declined")),
+         _rate(row["recall_gap"]), _rate(row["false_alarm_gap"], 2)]
+        for row in prices
+    ]  # fmt: skip
+    head = [f"thresholds by {name}, chosen in validation", "savings, change", "missed frauds, change",
+            "honest stopped, change", "gap in found", "gap in honest flagged"]  # fmt: skip
+    return _table(head, rows) if rows else ""
 
 
 def _weeks(report: Mapping[str, Any]) -> str:
@@ -215,6 +233,27 @@ def _weeks(report: Mapping[str, Any]) -> str:
         for row in report["weeks"]
     ]  # fmt: skip
     return "<h2>Week by week</h2>" + _table(["", "payments", "frauds", "AP", "savings"], rows)
+
+
+def _failures(report: Mapping[str, Any]) -> str:
+    found = report["failures"]
+    parts = []
+    for title, cases in (("The costliest misses", found["misses"]), ("The surest false alarms", found["false_alarms"])):
+        items = "".join(f"<li>{escape(case['text'])}</li>" for case in cases)
+        parts.append(f"<h2>{title}, read one by one</h2><ol>{items}</ol>" if items else "")
+    reasons = found["reasons"]
+    rows = [[escape(one["remedy"]), f"{one['number']:,}", f"{one['amount']:,.0f}"] for one in reasons["by_remedy"]]
+    return "".join(parts) + (_table(["what would have stopped it", "misses", "amount"], rows) if rows else "")
+
+
+def _behavior(report: Mapping[str, Any]) -> str:
+    rows = [
+        [escape(one["check"]), escape(one["meaning"]), f"{one['found']:.4g}", f"{one['bound']} {one['needed']:g}",
+         "yes" if one["passed"] else "no"]
+        for one in report["behavior"]
+    ]  # fmt: skip
+    head = ["payments changed by", "what is looked at", "found", "needed", "held"]
+    return "<h2>Behavior</h2>" + _table(head, rows) if rows else ""
 
 
 def _costliest(report: Mapping[str, Any]) -> str:
@@ -238,7 +277,8 @@ def _distrust(report: Mapping[str, Any]) -> str:
         "The prices of a miss and of an alert are assumptions; change them in the settings and run again.",
         "The test period says nothing about another season, or about a kind of fraud that did not occur in it.",
     ]
-    points = [*(report.get("own") or {}).get("warnings", []), *points]
+    again = [describe(report["opening"])] if report["opening"]["earlier"] else []
+    points = [*again, *(report.get("own") or {}).get("warnings", []), *points]
     if unknown:
         points.append(f"{unknown:,} payments have no known label yet; they got scores and are in no metric.")
     return "<h2>What to distrust</h2><ul>" + "".join(f"<li>{escape(point)}</li>" for point in points) + "</ul>"
@@ -247,6 +287,7 @@ def _distrust(report: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> str:
     rows = [[escape(_plain(key)), escape(str(value))] for key, value in report["settings"].items()]
     rows.append(["model version", escape(report["champion"]["version"])])
+    rows.append(["openings of the test weeks", str(report["opening"]["number"])])
     return "<h2>Settings of the run</h2>" + _table(["setting", "value"], rows)
 
 

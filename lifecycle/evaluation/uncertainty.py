@@ -18,7 +18,9 @@ from lifecycle.training import side_by_side
 from lifecycle.training.metrics import Ranking, card_days, card_ids, card_precision_by_day
 
 RESAMPLES = 200
-LEVEL = 0.95
+
+MOST_UNITS = 100_000
+"""Customers that are drawn one by one; of more, several are drawn together, which keeps the interval and the memory."""
 
 
 def draw_customers(customers: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -63,11 +65,12 @@ def resample_metrics(
         Model -> metric -> number, and model -> metric -> array of shape (resamples,).
     """
     codes, customers = pd.factorize(card_ids(frame))
-    draws = draw_customers(len(customers), settings.seed, resamples)
+    units = min(len(customers), MOST_UNITS)
+    draws = draw_customers(units, settings.seed, resamples)
 
     def of_model(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        once = np.ones((1, len(customers)), dtype=np.int64)
-        measure = _Measures(frame, scores[name], thresholds[name], reports, settings, codes, customers)
+        once = np.ones((1, units), dtype=np.int64)
+        measure = _Measures(frame, scores[name], thresholds[name], reports, settings, codes, customers, units)
         return {key: float(value[0]) for key, value in measure(once).items()}, measure(draws)
 
     found = dict(zip(scores, side_by_side(of_model, [(name,) for name in scores]), strict=True))
@@ -75,9 +78,9 @@ def resample_metrics(
 
 
 class _Measures:
-    """All metrics of one model, as functions of how often each customer counts."""
+    """All metrics of one model, as functions of how often each customer, or each unit of customers, counts."""
 
-    def __init__(self, frame, score, threshold, reports, settings, codes, customers) -> None:  # noqa: ANN001
+    def __init__(self, frame, score, threshold, reports, settings, codes, customers, units) -> None:  # noqa: ANN001
         fraud = frame["is_fraud"].to_numpy(dtype=np.int8)
         amount = frame["amount"].to_numpy()
         flagged = score >= threshold
@@ -90,10 +93,10 @@ class _Measures:
             "saved": saved,
             "rows": np.ones(len(fraud)),
         }
-        self._sums = {key: np.bincount(codes, values, len(customers)) for key, values in sums.items()}
-        self._ranking, self._codes, self._k = Ranking(fraud, score), codes, settings.cards_per_day
+        self._sums = {key: np.bincount(codes % units, values, units) for key, values in sums.items()}
+        self._ranking, self._codes, self._k = Ranking(fraud, score), codes % units, settings.cards_per_day
         self._cards = card_days(frame, score, fraud, reports)
-        self._card_codes = pd.Index(customers).get_indexer(self._cards["customer_id"])
+        self._card_codes = pd.Index(customers).get_indexer(self._cards["customer_id"]) % units
 
     def __call__(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         hits, alerts, frauds, saved, rows = (draws @ total for total in self._sums.values())
@@ -122,18 +125,3 @@ class _Measures:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def describe_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
-    """Return a value with its 95 % percentile interval: ``value``, ``low``, ``high``. NaN becomes None.
-
-    Examples
-    --------
-    >>> describe_interval(0.5, np.array([0.4, 0.5, 0.6]))
-    {'value': 0.5, 'low': 0.405, 'high': 0.595}
-    """
-    finite = resampled[np.isfinite(resampled)]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(finite, [tail, 1 - tail]) if len(finite) else (np.nan, np.nan)
-    numbers = {"value": value, "low": float(low), "high": float(high)}
-    return {key: round(number, 6) if np.isfinite(number) else None for key, number in numbers.items()}

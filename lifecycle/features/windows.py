@@ -85,6 +85,9 @@ LONGEST_GAP = MEMORY / SECOND
 COUNT = "int32"
 """The type of a count until it becomes a feature: what is sorted is half as wide as float64."""
 
+SUMMED = (("n", "count", COUNT), ("total", "amount_sum", "int64"), ("frauds", "fraud", COUNT))
+"""What is summed over days: the column of a day, the ending of the feature's name, the type of the sum."""
+
 
 def to_micros(times: pd.Series) -> np.ndarray:
     """Return time stamps as microseconds since 1970-01-01 UTC, int64.
@@ -202,9 +205,9 @@ def daily_sums(
     for length in DAYS:
         # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        for column, ending in (("n", "count"), ("total", "amount_sum"), ("frauds", "fraud")):
+        for column, ending, kind in SUMMED:
             summed = dense[column] if length == 1 else dense[column].sum().over(window)
-            values[f"{name}_{ending}_{length}d"] = summed.cast("int64" if column == "total" else COUNT)
+            values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
     month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
     values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
     # What is known of an entity or a midnight comes after the windows, which would carry it through their sort.

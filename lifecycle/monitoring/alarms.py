@@ -151,12 +151,33 @@ class PoissonCusum:
         [False, False, False, True]
         """
         expected = self.expected.reindex(counts.columns).fillna(self.expected.min()).to_numpy()
-        level, levels = np.zeros(len(expected)), []
-        factors = np.ones(counts.shape) if volume is None else volume.reindex(counts.index)[counts.columns].to_numpy()
-        for row, factor in zip(counts.to_numpy(dtype=float), factors, strict=True):
-            level = np.maximum(0, level + row * np.log(self.ratio) - expected * factor * (self.ratio - 1))
-            levels.append(level)
+        factors = 1.0 if volume is None else volume.reindex(counts.index)[counts.columns].to_numpy()
+        levels = add_evidence(counts.to_numpy(dtype=float), expected * factors, self.ratio)
         return pd.DataFrame(levels, index=counts.index, columns=counts.columns)
+
+
+def add_evidence(counts: np.ndarray, expected: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the levels of Poisson CUSUM charts after each day, as `PoissonCusum` describes them.
+
+    Parameters
+    ----------
+    counts
+        Shape (days, ...): any number of charts side by side.
+    expected
+        Expected counts of a clean day, broadcast to the shape of `counts`.
+    ratio
+        The rise the charts are tuned to.
+
+    Examples
+    --------
+    >>> add_evidence(np.array([[0.0], [2.0], [0.0]]), np.array([0.5]), 3.0).round(2).ravel().tolist()
+    [0.0, 1.2, 0.2]
+    """
+    change = counts * np.log(ratio) - np.broadcast_to(expected, counts.shape) * (ratio - 1)
+    levels = np.zeros(counts.shape)
+    for day in range(len(counts)):
+        levels[day] = np.maximum(0, (levels[day - 1] if day else 0) + change[day])
+    return levels
 
 
 def _simulate_limit(expected: np.ndarray, ratio: float, dispersion: float, days_between: float, seed: int) -> float:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -40,7 +41,8 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
     Returns
     -------
     DataFrame
-        One row a request: day, records, milliseconds, status (HTTP).
+        One row a request: day, records, milliseconds, status (HTTP), and oldest_hours, the age of the oldest daily
+        features that a payment of it was decided on (NaN if there were none).
 
     Raises
     ------
@@ -49,6 +51,7 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
     """
     from lifecycle import features
     from lifecycle.deployment import messages, running
+    from lifecycle.features.online import FeastRows
 
     store = features.open_store(package / "online", on_demand=False)
     rows = []
@@ -56,15 +59,43 @@ def replay(package: Path, live: Path, payments: pd.DataFrame, capture_dir: Path,
         for day, chunk in payments.groupby(payments["event_time"].dt.floor("D")):
             entities = {key: chunk[key].unique() for key in ("customer_id", "terminal_id")}
             features.materialize(store, day.date(), source=live, entities=entities)
+            age = feature_age(FeastRows(store), chunk)
             lines = [json.dumps(record) + "\n" for record in messages.as_records(chunk)]
             for start in range(0, len(lines), batch):
                 sent = lines[start : start + batch]
                 began = time.perf_counter()
                 status, _ = service.call("/invocations", "".join(sent), "application/jsonlines")
-                rows.append((day, len(sent), (time.perf_counter() - began) * 1000, status))
+                milliseconds = (time.perf_counter() - began) * 1000
+                rows.append((day, len(sent), milliseconds, status, age.iloc[start : start + batch].max()))
         if service.stop() != 0:
             raise LifecycleError(f"The service did not end in order: {service.log.read_text().strip()[-200:]}")
-    return pd.DataFrame(rows, columns=["day", "records", "milliseconds", "status"])
+    return pd.DataFrame(rows, columns=["day", "records", "milliseconds", "status", "oldest_hours"])
+
+
+def feature_age(online: Any, payments: pd.DataFrame) -> pd.Series:
+    """Return how old the daily features of each payment are when it is decided, in hours.
+
+    Parameters
+    ----------
+    online
+        The rows of the service's online store (`features.online.FeastRows`).
+    payments
+        customer_id, terminal_id, event_time.
+
+    Returns
+    -------
+    Series
+        The older of the customer's and the terminal's; NaN where neither has any.
+    """
+    from lifecycle.features.schema import VIEWS
+
+    ages = []
+    for view, (key, prefix) in VIEWS.items():
+        ids = payments[key].unique().tolist()
+        taken = [row[0] for row in online.read(view, key, ids, [f"{prefix}_snapshot"])]
+        midnight = pd.to_datetime(payments[key].map(dict(zip(ids, taken, strict=True))), unit="D", utc=True)
+        ages.append((payments["event_time"] - midnight) / pd.Timedelta(hours=1))
+    return pd.concat(ages, axis=1).max(axis=1)
 
 
 def start(package: Path, live: Path, payments: Path, capture_dir: Path, out: Path) -> subprocess.Popen:

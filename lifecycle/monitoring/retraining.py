@@ -123,6 +123,69 @@ class Attempt:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Known:
+    """The payments of a period, with what is known of them at a moment.
+
+    Attributes
+    ----------
+    rows
+        Their positions among all payments.
+    times
+        When they happened.
+    label
+        1, 0, or NaN where nobody knows yet.
+    held_out
+        Whose customers no challenger may see.
+    """
+
+    rows: np.ndarray
+    times: pd.Series
+    label: np.ndarray
+    held_out: np.ndarray
+
+    @classmethod
+    def at(
+        cls,
+        payments: Payments,
+        labels: pd.DataFrame,
+        moment: pd.Timestamp,
+        since: pd.Timestamp,
+        seed: int,
+        wrong: np.ndarray | None = None,
+    ) -> Known:
+        """Return what `labels` say at a moment of the payments in ``[since, moment)``, without the `wrong` ones."""
+        rows = np.flatnonzero(payments.between(since, moment) & (True if wrong is None else ~wrong))
+        frame = payments.frame.iloc[rows]
+        held_out = held_out_customers(frame, HELD_OUT, seed)
+        return cls(rows, frame["event_time"], known_labels(frame, labels, moment), held_out)
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """Which of them have a label."""
+        return ~np.isnan(self.label)
+
+    def since(self, start: pd.Timestamp) -> np.ndarray:
+        """Return which of them happened at or after a moment."""
+        return (self.times >= start).to_numpy()
+
+    def fit(self, payments: Payments, fit: Fit, part: np.ndarray) -> Scores:
+        """Fit a recipe to those of a part that have a label."""
+        learned = self.labeled & part
+        return fit(payments.matrix[self.rows[learned]], self.label[learned])
+
+    def threshold(
+        self, payments: Payments, model: Scores, part: np.ndarray, present: np.ndarray, settings: Any
+    ) -> float:
+        """Choose a model's threshold by money on the labels of a part; without a fraud there, keep the present one."""
+        part = self.labeled & part
+        if self.label[part].sum() == 0:
+            return float(present[self.rows[-1]])
+        amount = payments.frame["amount"].to_numpy()[self.rows[part]]
+        score = model.predict(payments.matrix[self.rows[part]])
+        return economics.best_threshold(self.label[part], amount, score, settings)[0]
+
+
 def retrain(
     payments: Payments,
     labels: pd.DataFrame,
@@ -159,54 +222,46 @@ def retrain(
     LifecycleError
         If no fraud is known in the training rows or on the days of the gate.
     """
-    past = payments.between(train_from, moment) & (True if wrong is None else ~wrong)
-    rows = np.flatnonzero(past)
-    frame = payments.frame.iloc[rows]
-    label = known_labels(frame, labels, moment)
-    known = ~np.isnan(label)
-    held_out = held_out_customers(frame, HELD_OUT, settings.seed)
-    gate_from = moment - GATE_DAYS * DAY
-    recent = (frame["event_time"] >= gate_from).to_numpy()
-    before = (frame["event_time"] >= gate_from - THRESHOLD_DAYS * DAY).to_numpy() & ~recent
-    for what, part in (("training rows", known & ~held_out), ("days of the gate", held_out & recent)):
-        if np.nansum(label[part]) == 0:
+    known = Known.at(payments, labels, moment, train_from, settings.seed, wrong)
+    recent = known.since(moment - GATE_DAYS * DAY)
+    for what, part in (
+        ("training rows", known.labeled & ~known.held_out),
+        ("days of the gate", known.held_out & recent),
+    ):
+        if np.nansum(known.label[part]) == 0:
             raise LifecycleError(f"No fraud is known by {moment:%Y-%m-%d} among the {what}; retrain later.")
-    learned = known & ~held_out
-    challenger = fit(payments.matrix[rows[learned]], label[learned])
-    tuned = held_out & known & before
-    threshold = _threshold(challenger, payments, rows[tuned], label[tuned], in_use.threshold[rows[-1]], settings)
-    judged = held_out & recent
-    score = challenger.predict(payments.matrix[rows[judged]])
-    gate = compare(
-        frame[judged],
-        np.nan_to_num(label[judged]),  # not reported so far counts as honest so far
-        (in_use.score[rows[judged]], in_use.flagged[rows[judged]]),
-        (score, score >= threshold),
-        settings,
-    )
+    challenger = known.fit(payments, fit, ~known.held_out)
+    before = known.since(moment - (GATE_DAYS + THRESHOLD_DAYS) * DAY) & ~recent
+    threshold = known.threshold(payments, challenger, known.held_out & before, in_use.threshold, settings)
+    gate = _pass_gate(payments, known, known.held_out & recent, in_use, (challenger, threshold), settings)
     promoted = gate["gain_money_per_day"]["low"] > 0
     facts = {
         "moment": moment.isoformat(),
         "trained_from": train_from.isoformat(),
-        "rows": int(known.sum()),
-        "frauds": int(np.nansum(label)),
+        "rows": int(known.labeled.sum()),
+        "frauds": int(np.nansum(known.label)),
         "left_out_as_wrong": 0 if wrong is None else int(wrong.sum()),
         "threshold": threshold,
-        "gate": {"from": gate_from.isoformat(), "until": moment.isoformat(), **gate},
+        "gate": {"from": (moment - GATE_DAYS * DAY).isoformat(), "until": moment.isoformat(), **gate},
         "promoted": bool(promoted),
     }
-    model = fit(payments.matrix[rows[known]], label[known]) if promoted else None
+    model = known.fit(payments, fit, np.ones(len(known.rows), bool)) if promoted else None
     return Attempt(facts, model, threshold)
 
 
-def _threshold(
-    model: Scores, payments: Payments, rows: np.ndarray, label: np.ndarray, default: float, settings: Any
-) -> float:
-    """Choose the threshold by money on labels that are known; without a fraud among them keep the present one."""
-    if label.sum() == 0:
-        return float(default)
-    amount = payments.frame["amount"].to_numpy()[rows]
-    return economics.best_threshold(label, amount, model.predict(payments.matrix[rows]), settings)[0]
+def _pass_gate(
+    payments: Payments, known: Known, judged: np.ndarray, in_use: InUse, challenger: tuple[Scores, float], settings: Any
+) -> dict[str, Any]:
+    """Compare the challenger with the model in use on payments of customers it has not seen."""
+    rows, (model, threshold) = known.rows[judged], challenger
+    score = model.predict(payments.matrix[rows])
+    return compare(
+        payments.frame.iloc[rows],
+        np.nan_to_num(known.label[judged]),  # not reported so far counts as honest so far
+        (in_use.score[rows], in_use.flagged[rows]),
+        (score, score >= threshold),
+        settings,
+    )
 
 
 def compare(
@@ -253,13 +308,24 @@ def compare(
     made["gain_average_precision"] = _interval(
         rankings[1].average_precision() - rankings[0].average_precision(), ap[:, 1] - ap[:, 0]
     )
-    saved = np.bincount(customer, costs["champion"] - costs["challenger"])
-    made["gain_money_per_day"] = _interval(saved.sum() / days, weights @ saved / days)
+    made["gain_money_per_day"] = money_gain(frame, is_fraud, flags["challenger"], flags["champion"], settings)
     frauds = np.bincount(customer, is_fraud)
     more = np.bincount(customer, is_fraud * (flags["challenger"].astype(float) - flags["champion"]))
     drawn = np.maximum(weights @ frauds, 1)
     made["gain_recall"] = _interval(more.sum() / max(frauds.sum(), 1), weights @ more / drawn)
     return made
+
+
+def money_gain(
+    frame: pd.DataFrame, is_fraud: np.ndarray, flagged: np.ndarray, instead_of: np.ndarray, settings: Any
+) -> dict[str, float]:
+    """Return what decisions save a day against other decisions on the same payments, with the interval of `compare`."""
+    days = max(1, frame["event_time"].dt.floor("D").nunique())
+    amount = frame["amount"].to_numpy(dtype=np.float64)
+    costs = [economics.decision_costs(is_fraud, amount, flags, settings) for flags in (instead_of, flagged)]
+    customer, _ = pd.factorize(frame["customer_id"])
+    saved = np.bincount(customer, costs[0] - costs[1])
+    return _interval(saved.sum() / days, _draws(customer, settings.seed) @ saved / days)
 
 
 def _draws(customer: np.ndarray, seed: int) -> np.ndarray:

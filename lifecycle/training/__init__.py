@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from lifecycle import economics, files
@@ -35,7 +37,8 @@ from lifecycle.training.artifact import (
     save_model,
     write_card,
 )
-from lifecycle.training.metrics import known_frauds, ladder_steps, ranking_metrics
+from lifecycle.training.metrics import ladder_steps, ranking_metrics
+from lifecycle.training.reading import TrainingData, read_data
 from lifecycle.training.tracking import code_version, draw_precision_recall, log_run, open_tracking
 
 __all__ = [
@@ -397,62 +400,45 @@ def side_by_side(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) 
     return joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(function)(*job) for job in jobs)
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What fitting needs: the training set, its matrix, the schema, the label history, and who reported fraud when."""
-
-    frame: pd.DataFrame
-    matrix: np.ndarray
-    schema: dict[str, Any]
-    labels: pd.DataFrame
-    reports: pd.DataFrame
-
-
 def read_training(inputs: Mapping[str, Path], settings: Any) -> TrainingData:
-    """Read the training data from the features and preprocessing artifacts.
+    """Read the training data from the features and preprocessing artifacts; of a large file, a sample (`read_data`).
 
     Raises
     ------
     LifecycleError
         If no payment of the training period has a known label.
     """
-    frame = pd.read_parquet(inputs["features"] / "training_set.parquet")
-    if frame.empty:
+    folder = inputs["features"]
+    if not pq.read_metadata(folder / "training_set.parquet").num_rows:
         raise LifecycleError(
             f"There are no payments with a known label in the training period {settings.train_from} to "
             f"{settings.train_until}; give another period (--train-from, --train-until)."
         )
-    schema = files.read_json(inputs["features"] / "schema.json")
-    labels = pd.read_parquet(inputs["features"] / "labels.parquet")
-    owners = pd.read_parquet(
-        inputs["preprocessing"] / "transactions.parquet", columns=["transaction_id", "customer_id"]
-    )
-    return TrainingData(frame, feature_matrix(frame, schema), schema, labels, known_frauds(labels, owners))
+    schema = files.read_json(folder / "schema.json")
+    payments = inputs["preprocessing"] / "transactions.parquet"
+    return read_data(folder / "training_set.parquet", folder / "labels.parquet", payments, schema)
 
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Climb the ladder: validate every rung on the folds, fit it on all, keep and track it."""
-    data = read_training(inputs, settings)
-    frame, matrix, schema, labels, reports = data.frame, data.matrix, data.schema, data.labels, data.reports
-    cuts = folds(frame, labels, settings)
-    scores, seconds = _validate(frame, matrix, schema, cuts, settings)
-    models = {name: judge(frame, scores[name], reports, cuts, settings) for name in LADDER}
-    rows, known = known_rows(frame, labels, midnight(settings.test_from))
-    final, names = matrix[rows], feature_names(schema)
-    fits = [(name, final, known, names, settings.seed) for name in CLASSIFIERS]
-    for name, model in zip(CLASSIFIERS, side_by_side(fit_model, fits), strict=True):
+    with ThreadPoolExecutor(1) as meanwhile:
+        meanwhile.submit(open_tracking, settings.data_dir)  # MLflow takes seconds to start, and fits use little Python
+        data = read_training(inputs, settings)
+        cuts = folds(data.frame, data.labels, settings)
+        rows, known = known_rows(data.frame, data.labels, midnight(settings.test_from))
+        fitted, scores, seconds = _fit_all(data, cuts, rows, known, settings)
+    models = {name: judge(data.frame, scores[name], data.reports, cuts, settings) for name in LADDER}
+    for name, model in fitted.items():
         facts = card_facts(name, models[name]["threshold"], settings, rows, known)
-        save_model(model, schema, out / "models" / name, sample=final[-20_000:], **facts)
-    files.write_parquet(out_of_fold(frame, scores, cuts), out / "out_of_fold.parquet")
-    lineage = dataset_facts(inputs, schema, settings)
+        save_model(model, data.schema, out / "models" / name, sample=data.matrix[rows[-20_000:]], **facts)
+    files.write_parquet(out_of_fold(data.frame, scores, cuts), out / "out_of_fold.parquet")
+    lineage = dataset_facts(inputs, data.schema, settings)
     for name in LADDER:
-        folder = out / "models" / name
         if name in PARAMS:
             models[name] |= {"params": dict(PARAMS[name]), "fit_seconds": seconds[name]}
         curve = draw_precision_recall(name, [(fold.validation_labels, scores[name][fold.validation]) for fold in cuts])
-        models[name]["run_id"] = track(
-            settings, name, models[name], lineage, folder if folder.exists() else None, figure=curve
-        )
+        folder = out / "models" / name if name in fitted else None
+        models[name]["run_id"] = track(settings, name, models[name], lineage, folder, figure=curve)
     ladder = {
         "models": models,
         "steps": ladder_steps(models),
@@ -460,6 +446,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         "rule": [dict(condition) for condition in RULE],
         "cards_per_day": settings.cards_per_day,
         "honest_rows": HONEST_ROWS,
+        "share_of_customers": data.share,
         "fit_rows": len(rows),
         "fit_frauds": int(known.sum()),
         **lineage,
@@ -481,8 +468,10 @@ def card_facts(name: str, threshold: float, settings: Any, rows: np.ndarray, kno
     }
 
 
-def dataset_facts(inputs: Mapping[str, Path], schema: Mapping[str, Any], settings: Any) -> dict[str, Any]:
-    """Return what identifies the data, the features and the code of a run.
+def dataset_facts(
+    inputs: Mapping[str, Path], schema: Mapping[str, Any], settings: Any, stage: str = "training"
+) -> dict[str, Any]:
+    """Return what identifies the data, the features and the code of a run of a stage.
 
     ``files`` names every file that `read_training` reads, relative to the data folder, with its SHA-256.
     """
@@ -495,34 +484,47 @@ def dataset_facts(inputs: Mapping[str, Path], schema: Mapping[str, Any], setting
         "schema_sha256": schema["sha256"],
         "features": feature_names(schema),
         "files": hashes,
-        "code_version": code_version(),
+        "code_version": code_version(stage),
         "train_from": settings.train_from.isoformat(),
         "train_until": settings.train_until.isoformat(),
         "seed": settings.seed,
     }
 
 
-def _validate(
-    frame: pd.DataFrame, matrix: np.ndarray, schema: Mapping[str, Any], cuts: list[Fold], settings: Any
-) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Return out-of-fold scores of every rung (NaN outside the validation periods) and the seconds of each fit."""
-    names = feature_names(schema)
+def _fit_all(
+    data: TrainingData, cuts: list[Fold], rows: np.ndarray, known: np.ndarray, settings: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, list[float]]]:
+    """Fit every rung on each fold and the classifiers on all known rows too, in one go, so that no core waits.
 
-    def fit_and_score(name: str, fold: Fold) -> tuple[np.ndarray, float]:
+    Returns
+    -------
+    fitted, scores, seconds
+        The final classifiers; out-of-fold scores of every rung (NaN outside the validation periods); the seconds of
+        each fit on a fold.
+    """
+    names = feature_names(data.schema)
+
+    def fit(name: str, fold: Fold | None) -> tuple[Any, float]:
+        learn, labels = (rows, known) if fold is None else (fold.fit, fold.fit_labels)
         began = time.perf_counter()
-        model = fit_model(name, matrix[fold.fit], fold.fit_labels, names, settings.seed)
+        model = fit_model(name, data.matrix[learn], labels, names, settings.seed)
         took = round(time.perf_counter() - began, 2)
-        return score_rows(model, matrix[fold.validation]), took
+        return (model if fold is None else score_rows(model, data.matrix[fold.validation])), took
 
-    jobs = [(name, fold) for name in reversed(LADDER[1:]) for fold in reversed(cuts)]  # the longest first
-    scores = {name: np.full(len(frame), np.nan) for name in LADDER}
-    seconds: dict[str, list[float]] = {name: [0.0] * len(cuts) for name in LADDER}
+    wholes: list[Fold | None] = [None]
+    jobs = [
+        (name, fold)
+        for name in ("random_forest", "gradient_boosting", "logistic_regression", DETECTOR)  # the longest first
+        for fold in (wholes if name in CLASSIFIERS else []) + cuts[::-1]
+    ]
+    found = dict(zip(((name, fold and fold.number) for name, fold in jobs), side_by_side(fit, jobs), strict=True))
+    scores = {name: np.full(len(data.frame), np.nan) for name in LADDER}
     for fold in cuts:
-        scores["rule"][fold.validation] = rule_score(frame.iloc[fold.validation])
-    for (name, fold), (score, took) in zip(jobs, side_by_side(fit_and_score, jobs), strict=True):
-        scores[name][fold.validation] = score
-        seconds[name][fold.number - 1] = took
-    return scores, seconds
+        scores["rule"][fold.validation] = rule_score(data.frame.iloc[fold.validation])
+        for name in LADDER[1:]:
+            scores[name][fold.validation] = found[name, fold.number][0]
+    seconds = {name: [found[name, fold.number][1] for fold in cuts] for name in LADDER[1:]}
+    return {name: found[name, None][0] for name in CLASSIFIERS}, scores, seconds
 
 
 def judge(
@@ -579,12 +581,14 @@ def track(
     lineage: Mapping[str, Any],
     folder: Path | None,
     stage: str = "training",
+    kind: str | None = None,
     figure: Any = None,
 ) -> str:
     """Record one fitted and judged model in MLflow, and return the id of its run.
 
-    Everything that `lifecycle.training.rebuilding.rebuild` needs is recorded: hyperparameters and settings as
-    parameters; data, features and code as hashes; the list of features and of files read as attachments.
+    `kind` is the rung that it is a model of, where the model has a name of its own. Everything that
+    `lifecycle.training.rebuilding.rebuild` needs is recorded: hyperparameters and settings as parameters; data,
+    features and code as hashes; the list of features and of files read as attachments.
     """
     metrics = {key: values for key, values in found.items() if isinstance(values, list) and key != "fit_seconds"}
     means = {f"mean_{key}": value for key, value in found["mean"].items()}
@@ -593,7 +597,7 @@ def track(
     attachments = {"features.json": {"features": lineage["features"]}, "files.json": lineage["files"]}
     if figure is not None:
         attachments["figures/precision_recall.png"] = figure
-    tags = {key: lineage[key] for key in ("schema_sha256", "code_version")} | {"stage": stage}
+    tags = {key: lineage[key] for key in ("schema_sha256", "code_version")} | {"stage": stage, "kind": kind or name}
     if folder is not None:
         card = files.read_json(folder / "model.json")
         tags |= {"model_version": card["version"], "model_sha256": card["sha256"]["model.onnx"]}

@@ -78,8 +78,7 @@ class Model:
             )
         if not len(matrix):
             return np.empty(0)
-        scores = self._session.run(["probabilities"], {self._input: matrix})[0][:, 1]
-        return np.clip(scores.astype(np.float64), 0.0, 1.0)
+        return self._session.run(["probabilities"], {self._input: matrix})[0][:, 1].astype(np.float64)
 
     def __repr__(self) -> str:
         return f"Model({self.facts.get('name')}, version {self.facts.get('version')}, {len(self.features)} features)"
@@ -270,9 +269,11 @@ def _convert_trees(scope: Any, operator: Any, container: Any) -> None:
         "TreeEnsembleRegressor", operator.inputs[0].full_name, total, op_domain="ai.onnx.ml",
         name=scope.get_unique_operator_name("TreeEnsembleRegressor"), **_tree_attributes(trees, start),
     )  # fmt: skip
-    container.add_node("Identity" if forest else "Sigmoid", total, fraud, name=scope.get_unique_operator_name("Link"))
     one = scope.get_unique_variable_name("one")
     container.add_initializer(one, 1, [1], [1.0])
+    # The shares of a forest's trees may add up to a little more than 1 in float32.
+    link, inputs = ("Min", [total, one]) if forest else ("Sigmoid", [total])
+    container.add_node(link, inputs, fraud, name=scope.get_unique_operator_name("Link"))
     container.add_node("Sub", [one, fraud], honest, name=scope.get_unique_operator_name("Sub"))
     label, both = (output.full_name for output in operator.outputs)
     container.add_node("Concat", [honest, fraud], both, axis=1, name=scope.get_unique_operator_name("Concat"))

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 
 from lifecycle import contracts
 
+LEVEL = 0.95
+"""How often an interval of this course should hold the true value."""
+
 
 class Ranking:
     """Labels sorted by falling score, ready to be weighed again and again.
@@ -212,7 +215,7 @@ def ranking_metrics(
     }
 
 
-def paired_interval(differences: ArrayLike, level: float = 0.95) -> dict[str, float | None]:
+def paired_interval(differences: ArrayLike, level: float = LEVEL) -> dict[str, float | None]:
     """Return the mean of paired differences with its t interval: ``value``, ``low``, ``high``.
 
     Two models judged on the same weeks share what made a week easy or hard; their difference does not. With one
@@ -240,6 +243,21 @@ def paired_interval(differences: ArrayLike, level: float = 0.95) -> dict[str, fl
         return {"value": round(mean, 6), "low": None, "high": None}
     half = float(t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
     return {"value": round(mean, 6), "low": round(mean - half, 6), "high": round(mean + half, 6)}
+
+
+def describe_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
+    """Return a value with its 95 % percentile interval: ``value``, ``low``, ``high``. NaN becomes None.
+
+    Examples
+    --------
+    >>> describe_interval(0.5, np.array([0.4, 0.5, 0.6]))
+    {'value': 0.5, 'low': 0.405, 'high': 0.595}
+    """
+    finite = resampled[np.isfinite(resampled)]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail]) if len(finite) else (np.nan, np.nan)
+    numbers = {"value": value, "low": float(low), "high": float(high)}
+    return {key: round(number, 6) if np.isfinite(number) else None for key, number in numbers.items()}
 
 
 def ladder_steps(models: Mapping[str, Mapping[str, Any]], key: str = "average_precision") -> list[dict[str, Any]]:

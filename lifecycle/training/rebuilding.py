@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lifecycle import files
 from lifecycle.contracts import midnight
@@ -29,8 +28,8 @@ from lifecycle.training import (
     score_rows,
     side_by_side,
 )
-from lifecycle.training.artifact import feature_matrix, to_onnx
-from lifecycle.training.metrics import known_frauds
+from lifecycle.training.artifact import to_onnx
+from lifecycle.training.reading import read_data
 from lifecycle.training.tracking import code_version, open_tracking
 
 
@@ -40,8 +39,10 @@ class Record:
 
     Attributes
     ----------
-    name, params, settings
-        The rung, its hyperparameters, and the knobs of the run.
+    name, kind
+        The name of the run, and the rung of the ladder that it is a model of.
+    params, settings
+        Its hyperparameters, and the knobs of the run.
     honest_rows
         Most honest payments it was fitted on.
     features
@@ -55,6 +56,7 @@ class Record:
     """
 
     name: str
+    kind: str
     params: dict[str, Any]
     settings: Settings
     honest_rows: int
@@ -70,7 +72,7 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
     Raises
     ------
     LifecycleError
-        If the store has no such run, or if the run is no rung of the ladder.
+        If the store has no such run, or if the run is no model of a rung of the ladder.
     """
     from mlflow.exceptions import MlflowException
 
@@ -78,12 +80,12 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise LifecycleError(f"{data_dir} has no run {run_id!r}; take an id from ladder.json.") from None
+        raise LifecycleError(f"{data_dir} has no run {run_id!r}; take an id from ladder.json or best.json.") from None
     name, tags = run.info.run_name, dict(run.data.tags)
     kept = {item.path for item in client.list_artifacts(run_id)}
-    if name not in LADDER or not {"features.json", "files.json"} <= kept:
+    if tags.get("kind") not in LADDER or not {"features.json", "files.json"} <= kept:
         raise LifecycleError(
-            f"Run {run_id} ({name}) does not hold what is needed to fit it again; take a run of the training stage."
+            f"Run {run_id} ({name}) does not hold what is needed to fit it again; take a run of training or tuning."
         )
     with tempfile.TemporaryDirectory() as place:
         features, read = (
@@ -99,7 +101,7 @@ def read_record(data_dir: Path | str, run_id: str) -> Record:
         if f"mean_{key}" in run.data.metrics
     }
     rows = int(run.data.params["honest_rows"])
-    return Record(name, params, settings, rows, features["features"], read, metrics, tags)
+    return Record(name, tags["kind"], params, settings, rows, features["features"], read, metrics, tags)
 
 
 def _read(text: str) -> Any:
@@ -121,7 +123,7 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
     data_dir
         The data folder, with the MLflow store and the files that the run read.
     run_id
-        A run of the training stage.
+        A run of the training or the tuning stage.
 
     Returns
     -------
@@ -142,10 +144,10 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
 
     def fit(rows: np.ndarray, is_fraud: np.ndarray) -> Any:
         matrix, names = data.matrix[rows], record.features
-        return fit_model(record.name, matrix, is_fraud, names, settings.seed, record.honest_rows, **record.params)
+        return fit_model(record.kind, matrix, is_fraud, names, settings.seed, record.honest_rows, **record.params)
 
     def score(fold: Any) -> np.ndarray:
-        if record.name == "rule":
+        if record.kind == "rule":
             return rule_score(data.frame.iloc[fold.validation])
         return score_rows(fit(fold.fit, fold.fit_labels), data.matrix[fold.validation])
 
@@ -190,7 +192,5 @@ def _check(record: Record, data_dir: Path, run_id: str) -> None:
 def _read_data(record: Record, data_dir: Path) -> TrainingData:
     """Read the recorded files; the columns of the matrix are the recorded features."""
     paths: Mapping[str, Path] = {Path(name).stem: data_dir / name for name in record.files}
-    frame, labels = pd.read_parquet(paths["training_set"]), pd.read_parquet(paths["labels"])
-    owners = pd.read_parquet(paths["transactions"], columns=["transaction_id", "customer_id"])
     schema = {**files.read_json(paths["schema"]), "features": [{"name": name} for name in record.features]}
-    return TrainingData(frame, feature_matrix(frame, schema), schema, labels, known_frauds(labels, owners))
+    return read_data(paths["training_set"], paths["labels"], paths["transactions"], schema)

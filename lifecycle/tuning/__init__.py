@@ -19,6 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import pandas as pd
 from lifecycle import files
 from lifecycle.contracts import midnight
 from lifecycle.training import (
+    HONEST_ROWS,
     PARAMS,
     Fold,
     TrainingData,
@@ -38,9 +40,11 @@ from lifecycle.training import (
     folds,
     judge,
     known_rows,
+    open_tracking,
     out_of_fold,
     read_training,
     save_model,
+    score_rows,
     side_by_side,
     track,
 )
@@ -50,6 +54,7 @@ from lifecycle.tuning.comparing import (
     METHODS,
     SEEDS,
     SPACE,
+    Second,
     evaluate_lattice,
     measure_optimism,
     read_second,
@@ -82,8 +87,8 @@ NAME = "tuned_gradient_boosting"
 SEARCH_ROWS = 30_000
 """Most honest payments a trial is fitted on: half of what the final fit sees, and enough to rank settings."""
 
-FINAL_ROWS = 60_000
-"""Most honest payments the chosen settings are validated and fitted on."""
+FINAL_ROWS = HONEST_ROWS
+"""Most honest payments the chosen settings are validated and fitted on: as many as on the ladder."""
 
 AT_A_TIME = 2
 """Folds that are fitted side by side before a trial may be pruned."""
@@ -116,7 +121,7 @@ def score_folds(
     def fit_and_score(fold: Fold) -> np.ndarray:
         matrix = data.matrix[fold.fit]
         model = fit_model("gradient_boosting", matrix, fold.fit_labels, names, seed, honest_rows, **params)
-        return model.predict_proba(data.matrix[fold.validation])[:, 1]
+        return score_rows(model, data.matrix[fold.validation])
 
     return side_by_side(fit_and_score, [(fold,) for fold in cuts])
 
@@ -223,34 +228,17 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Search, validate the best once more on more rows, choose its threshold by money, fit it on everything."""
     data = read_training(inputs, settings)
     cuts = folds(data.frame, data.labels, settings)
-    lineage = dataset_facts(inputs, data.schema, settings)
+    lineage = dataset_facts(inputs, data.schema, settings, stage="tuning")
     kept = _place_of_study(settings, lineage)
     began = time.perf_counter()
     study = search(data, cuts, settings, f"sqlite:///{kept}")
     seconds = time.perf_counter() - began
     table = tabulate(study)
     files.write_parquet(table, out / "trials.parquet")
-
-    params = dict(study.best_params)
-    score = np.full(len(data.frame), np.nan)
-    for fold, found in zip(cuts, score_folds(data, cuts, params, settings.seed, FINAL_ROWS), strict=True):
-        score[fold.validation] = found
-    judged = judge(data.frame, score, data.reports, cuts, settings)
-    files.write_parquet(out_of_fold(data.frame, {"score": score}, cuts), out / "out_of_fold.parquet")
-
-    rows, known = known_rows(data.frame, data.labels, midnight(settings.test_from))
-    names, matrix = feature_names(data.schema), data.matrix[rows]
-    model = fit_model("gradient_boosting", matrix, known, names, settings.seed, FINAL_ROWS, **params)
-    facts = card_facts(NAME, judged["threshold"], settings, rows, known)
-    save_model(model, data.schema, out / "model", sample=matrix[-20_000:], **facts, params=params)
-
-    second = read_second(inputs, data.schema)
-    lattice = evaluate_lattice(data, cuts, settings.seed, second)
-    files.write_parquet(lattice, out / "lattice.parquet")
-    files.write_parquet(replay_searches(lattice, len(cuts), settings.seed), out / "replays.parquet")
-    files.write_parquet(measure_optimism(lattice, settings.seed), out / "optimism.parquet")
-
-    found = {**judged, "params": params}
+    with ThreadPoolExecutor(1) as meanwhile:
+        meanwhile.submit(open_tracking, settings.data_dir)  # MLflow takes seconds to start, and fits use little Python
+        _compare(data, cuts, settings, read_second(inputs, data.schema), out)
+        found = _fit_best(data, cuts, settings, dict(study.best_params), out)
     best = {
         "name": NAME,
         **found,
@@ -263,8 +251,36 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         "final_rows": FINAL_ROWS,
         "importance": weigh_hyperparameters(study, settings.seed),
         "ladder_mean": files.read_json(inputs["training"] / "ladder.json")["models"]["gradient_boosting"]["mean"],
-        "run_id": track(settings, NAME, found, lineage, out / "model", stage="tuning"),
+        "run_id": track(settings, NAME, found, lineage, out / "model", stage="tuning", kind="gradient_boosting"),
         **lineage,
     }
     files.write_json(best, out / "best.json")
     shutil.move(kept, out / "study.db")
+
+
+def _compare(data: TrainingData, cuts: list[Fold], settings: Any, second: Second | None, out: Path) -> None:
+    """Write how the searches compare at equal budget, and what their winners keep in the second world."""
+    lattice = evaluate_lattice(data, cuts, settings.seed, second)
+    files.write_parquet(lattice, out / "lattice.parquet")
+    files.write_parquet(replay_searches(lattice, len(cuts), settings.seed), out / "replays.parquet")
+    files.write_parquet(measure_optimism(lattice, settings.seed), out / "optimism.parquet")
+
+
+def _fit_best(data: TrainingData, cuts: list[Fold], settings: Any, params: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Validate the chosen hyperparameters on the folds, fit them on all known rows, and keep the model."""
+    rows, known = known_rows(data.frame, data.labels, midnight(settings.test_from))
+    names = feature_names(data.schema)
+
+    def fit(learn: np.ndarray, labels: np.ndarray) -> Any:
+        return fit_model("gradient_boosting", data.matrix[learn], labels, names, settings.seed, FINAL_ROWS, **params)
+
+    jobs = [(rows, known), *((fold.fit, fold.fit_labels) for fold in cuts)]
+    model, *of_folds = side_by_side(fit, jobs)
+    score = np.full(len(data.frame), np.nan)
+    for fold, one in zip(cuts, of_folds, strict=True):
+        score[fold.validation] = score_rows(one, data.matrix[fold.validation])
+    files.write_parquet(out_of_fold(data.frame, {"score": score}, cuts), out / "out_of_fold.parquet")
+    judged = judge(data.frame, score, data.reports, cuts, settings)
+    facts = card_facts(NAME, judged["threshold"], settings, rows, known)
+    save_model(model, data.schema, out / "model", sample=data.matrix[rows[-20_000:]], **facts, params=params)
+    return {**judged, "params": params}

@@ -105,12 +105,10 @@ def evaluate_lattice(data: TrainingData, cuts: list[Fold], seed: int, second: Se
 
 
 def _at_each_size(model: Any, matrix: np.ndarray, is_fraud: np.ndarray) -> list[float]:
-    """Return the average precision after each number of trees of `TREES`."""
+    """Return the average precision after each number of trees of `TREES`: log-odds rank as probabilities do."""
     with threadpool_limits(1, user_api="openmp"):
-        stages: Iterator[np.ndarray] = model.staged_predict_proba(matrix)
-        return [
-            average_precision(is_fraud, score[:, 1]) for trees, score in enumerate(stages, start=1) if trees in TREES
-        ]
+        stages: Iterator[np.ndarray] = model.staged_decision_function(matrix)
+        return [average_precision(is_fraud, odds) for trees, odds in enumerate(stages, start=1) if trees in TREES]
 
 
 def run_search(

@@ -59,6 +59,12 @@ def test_the_page_on_metrics_holds_numbers_of_the_run(pages) -> None:
         assert f"<strong>{claim}.</strong>" in html
 
 
+def test_the_checklist_was_executed_and_every_line_passed(pages) -> None:
+    html = pages["book/mlops.html"].path.read_text()
+    assert "output traceback" not in html and "output stderr" not in html
+    assert len(re.findall(r"<td[^>]*>yes</td>", html)) >= 15 and not re.search(r"<td[^>]*>NO</td>", html)
+
+
 def test_no_internal_link_is_broken(pages) -> None:
     broken = []
     for name, page in pages.items():

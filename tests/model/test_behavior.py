@@ -8,6 +8,7 @@ import pytest
 from model_data import FEATURES, SCHEMA, SETTINGS, make_payments, period
 
 from lifecycle import training
+from lifecycle.evaluation import behavior
 
 SIZES = {"random_forest": {"n_estimators": 30}, "gradient_boosting": {"max_iter": 40, "min_samples_leaf": 10}}
 
@@ -85,3 +86,46 @@ def test_an_unknown_channel_is_scored_like_the_others(model, payments):
     unknown = model.predict(changed(matrix, channel_code=-1)).mean()
     known = [model.predict(changed(matrix, channel_code=code)).mean() for code in range(3)]
     assert 0.5 * min(known) < unknown < 2 * max(known)
+
+
+class Changed:
+    """A model that does something wrong on top of another."""
+
+    def __init__(self, model, wrong):
+        self.features, self.schema, self._model, self._wrong = model.features, model.schema, model, wrong
+
+    def predict(self, matrix):
+        return np.clip(self._wrong(self._model.predict(matrix), matrix), 0, 1)
+
+
+def failed(model, payments) -> set[str]:
+    """Return the checks of the champion that a model does not pass, here without the minimum."""
+    train, _ = payments
+    found = behavior.check_behavior(model, train, 0.5, seed=0)
+    return {one["check"] for one in found if not one["passed"] and one["kind"] != "minimum"}
+
+
+def test_the_checks_of_the_champion_hold_for_small_models_too(model, payments):
+    assert not {check for check in failed(model, payments) if "order" in check or "ids" in check or "batch" in check}
+
+
+@pytest.mark.parametrize(
+    "wrong, noticed",
+    [
+        (lambda score, matrix: score + 0.01 * np.arange(len(score)) / len(score), "the order of the payments"),
+        (lambda score, matrix: score + 1e-4 * (len(score) > 1), "alone instead of in a batch"),
+        (lambda score, matrix: score * (matrix[:, FEATURES.index("terminal_fraud_30d")] == 0),
+         "five reports at the terminal"),
+        (lambda score, matrix: score * (matrix[:, FEATURES.index("amount")] < 200), "ten times the amount"),
+    ],
+    ids=["looks at the row number", "looks at the size of the batch", "trusts reported terminals", "trusts large sums"],
+)  # fmt: skip
+def test_the_checks_notice_what_is_wrong(model, payments, wrong, noticed):
+    assert noticed in failed(Changed(model, wrong), payments)
+
+
+def test_the_minimum_is_noticed(model, payments):
+    train, _ = payments
+    blind = Changed(model, lambda score, matrix: 0 * score)
+    found = {one["check"]: one["passed"] for one in behavior.check_behavior(blind, train, 0.5, seed=0)}
+    assert found["calm payments are let through"] and not found["everything suspect at once is flagged"]

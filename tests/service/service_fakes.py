@@ -25,8 +25,15 @@ class AmountModel:
         return np.minimum(matrix[:, 0].astype("float64") / 1000.0, 1.0)
 
 
+class Forgetful(Scorer):
+    """In the place of an endpoint: without a journal."""
+
+    def close(self):
+        pass
+
+
 def scorer() -> Scorer:
-    return Scorer(AmountFeatures(), AmountModel(), 0.5)
+    return Forgetful(AmountFeatures(), AmountModel(), 0.5)
 
 
 def payment(transaction_id: int = 1, **changes) -> dict:
@@ -41,5 +48,8 @@ def payment(transaction_id: int = 1, **changes) -> dict:
 
 
 if __name__ == "__main__":
-    service.Scorer.open = classmethod(lambda cls, folder, digest=None: scorer())
+    opened = service.Endpoint.open
+    service.Endpoint.open = classmethod(
+        lambda cls, folder, state=None: scorer() if folder == "unused" else opened(folder)
+    )
     sys.exit(service.main())

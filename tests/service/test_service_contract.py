@@ -1,5 +1,6 @@
 """The container contract, over HTTP within one process."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,10 +8,11 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from service_fakes import payment, scorer
+from starlette.requests import Request
 
 from lifecycle.deployment.capture import Capture
-from lifecycle.deployment.messages import CONTENT_TYPES
-from lifecycle.deployment.service import create_app
+from lifecycle.deployment.messages import CONTENT_TYPES, BadRequest
+from lifecycle.deployment.service import Gate, _read, create_app
 
 JSON, LINES, CSV = CONTENT_TYPES
 
@@ -127,9 +129,11 @@ BAD_RECORDS = [
 
 @pytest.mark.parametrize(("record", "field", "reason"), BAD_RECORDS)
 def test_a_bad_record_is_400_and_names_record_and_field(client, record, field, reason):
+    assert post(client, json.dumps(record)).status_code == 400
     answer = post(client, json.dumps([payment(99), record]))
-    assert answer.status_code == 400
-    sentence = answer.json()["error"]
+    assert answer.status_code == 200
+    assert answer.json()[0] == {"transaction_id": 99, "score": 0.25, "decision": "approve"}
+    sentence = answer.json()[1]["error"]
     assert sentence.startswith("Record 2:")
     assert f"'{field}'" in sentence and reason in sentence
     assert sentence.count("\n") == 0
@@ -181,10 +185,86 @@ def test_hostile_bodies_are_400_with_one_sentence(client, body, content_type):
     assert answer.json()["error"].endswith(".")
 
 
-def test_a_repeated_transaction_is_400(client):
-    answer = post(client, json.dumps([payment(5), payment(6), payment(5)]))
-    assert answer.status_code == 400
-    assert answer.json()["error"] == "Record 3: field 'transaction_id' is the same as in record 1."
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (json.dumps([payment(1), payment(2, amount=-1), payment(3)]), JSON),
+        (f"{json.dumps(payment(1))}\n{{half\n{json.dumps(payment(3))}\n", LINES),
+        ("1,2025-11-03T10:00:00Z,7,8,250\n2,2025-11-03T10:00:00Z,7\n3,2025-11-03T10:00:00Z,7,8,250\n", CSV),
+    ],
+)
+def test_a_record_that_fails_does_not_fail_the_others(client, body, content_type):
+    answer = post(client, body, content_type, accept=JSON)
+    assert answer.status_code == 200
+    first, second, third = answer.json()
+    assert (first["transaction_id"], third["transaction_id"]) == (1, 3)
+    assert set(second) == {"error"} and second["error"].endswith((".", "..."))
+
+
+def test_csv_tells_a_failed_record_in_a_fourth_column(client):
+    body = "1,2025-11-03T10:00:00Z,7,8,750\n2,2025-11-03T10:00:00Z,7,8,ten\n"
+    assert post(client, body, CSV).text == "1,0.75,review,\n,,,Record 2: field 'amount' must be a number.\n"
+
+
+@pytest.fixture
+def guarded():
+    with TestClient(create_app(scorer(), gate=Gate("a-long-enough-token", most=1))) as client:
+        yield client
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", "Basic a-long-enough-token", "Bearer \xff"])
+def test_without_the_token_nothing_is_scored(guarded, given):
+    headers = {} if given is None else {"authorization": given.encode("latin-1")}
+    answer = guarded.post("/invocations", content=json.dumps(payment()), headers={"content-type": JSON} | headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert guarded.get("/ping").status_code == 200, "a platform asks for health without a token"
+
+
+def test_with_the_token_payments_are_scored(guarded):
+    assert post(guarded, json.dumps(payment()), authorization="Bearer a-long-enough-token").status_code == 200
+
+
+def test_the_token_is_compared_in_constant_time(guarded, monkeypatch):
+    compared = []
+    monkeypatch.setattr("hmac.compare_digest", lambda a, b: compared.append((a, b)) or False)
+    post(guarded, json.dumps(payment()), authorization="Bearer x")
+    assert compared == [(b"x", b"a-long-enough-token")]
+
+
+def test_one_request_too_many_is_429_and_the_others_are_answered():
+    gate = Gate(most=1)
+    with TestClient(create_app(scorer(), gate=gate)) as client, gate.entered():
+        refused = post(client, json.dumps(payment()))
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    with TestClient(create_app(scorer(), gate=gate)) as client:
+        assert post(client, json.dumps(payment())).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_408(monkeypatch):
+    monkeypatch.setattr("lifecycle.deployment.service.READ_SECONDS", 0.05)
+
+    async def receive():
+        await asyncio.sleep(5)
+
+    async def body():
+        request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+        await _read(request, 100)
+
+    with pytest.raises(BadRequest, match="did not arrive") as caught:
+        asyncio.run(body())
+    assert caught.value.status == 408
+
+
+def test_the_page_describes_what_the_service_takes(client):
+    api = client.get("/openapi.json").json()
+    body = api["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    assert set(body) == set(CONTENT_TYPES)
+    answer = client.get("/docs")
+    assert answer.status_code == 200 and "text/html" in answer.headers["content-type"]
+    for word in ("/invocations", "amount", "415", "413", "/ping"):
+        assert word in answer.text
+    assert "http://" not in answer.text and "https://" not in answer.text, "the page needs no network"
 
 
 def test_a_large_body_is_413_with_and_without_a_declared_length(client):
@@ -244,6 +324,17 @@ def test_captured_lines_have_the_published_format(tmp_path):
     assert (given["mode"], given["encoding"], answered["mode"]) == ("INPUT", "JSON", "OUTPUT")
     assert json.loads(given["data"])["transaction_id"] == json.loads(answered["data"])["transaction_id"] == 10
     assert line["eventMetadata"]["inferenceTime"] == "2025-11-03T10:30:00Z"
+
+
+def test_of_a_request_that_failed_in_part_what_was_scored_is_captured(tmp_path):
+    body = f"{{half\n{json.dumps(payment(3))}\n"
+    with TestClient(create_app(scorer(), Capture(tmp_path, clock="event"))) as client:
+        assert post(client, body, LINES).status_code == 200
+    (path,) = tmp_path.rglob("*.jsonl")
+    given, answered = (
+        json.loads(path.read_text())["captureData"][side] for side in ("endpointInput", "endpointOutput")
+    )
+    assert json.loads(given["data"])["transaction_id"] == json.loads(answered["data"])["transaction_id"] == 3
 
 
 def test_capture_keeps_the_callers_id_and_the_wall_clock_hour(tmp_path):

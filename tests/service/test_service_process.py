@@ -80,7 +80,9 @@ def test_a_port_in_use_is_one_sentence(capfd):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run([*FAKE, "--model", "x", "--port", str(port)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*FAKE, "--model", "unused", "--port", str(port)], capture_output=True, text=True, check=False
+        )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         f"The service could not listen on 127.0.0.1:{port}; choose another port."

@@ -130,6 +130,8 @@ def test_late_answers_and_prices_have_a_limit():
         (lambda: Settings(analyst_hour=-1), "analyst_hour is -1"),
         (lambda: Settings(development_cost=float("nan")), "development_cost is nan"),
         (lambda: Settings(horizon_months=0), "horizon_months is 0"),
+        (lambda: Settings(decision_timeout=0.0), "decision_timeout is 0.0"),
+        (lambda: Settings(busy_share=1.0), "busy_share is 1.0"),
     ],
 )
 def test_what_cannot_be_counted_is_refused_in_a_sentence(wrong, says):

@@ -1,8 +1,10 @@
 """Evaluation: the champion is chosen before the test is opened, and every number can be recomputed."""
 
 import ast
+import html
 import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.metrics import average_precision_score
 import lifecycle
 from lifecycle import contracts, economics, evaluation, files, training
 from lifecycle.errors import LifecycleError
+from lifecycle.evaluation import model_card
 
 
 def write_models(inputs: dict, folder: Path, data_dir: Path) -> None:
@@ -37,6 +40,11 @@ def write_models(inputs: dict, folder: Path, data_dir: Path) -> None:
         training.save_model(fitted, SCHEMA, target, name=name, **facts)
         mean = {"average_precision": 0.5 + value / 100}
         models[name] = {"threshold": 0.1, "mean": mean, "std": {"average_precision": 0.1}, "run_id": "gone"}
+    past = train[["transaction_id", "amount", "is_fraud"]]
+    scored = {name: training.rule_score(train) for name in ("rule", *training.CLASSIFIERS)}
+    files.write_parquet(past.assign(**scored), folder / "training" / "out_of_fold.parquet")
+    found = training.load_model(folder / "tuning" / "model").predict(matrix)
+    files.write_parquet(past.assign(score=found), folder / "tuning" / "out_of_fold.parquet")
     tuned = {"name": "tuned_gradient_boosting", **models.pop("tuned_gradient_boosting"), "dataset_sha256": "ab" * 32}
     files.write_json({"models": models}, folder / "training" / "ladder.json")
     files.write_json(tuned, folder / "tuning" / "best.json")
@@ -132,7 +140,66 @@ def test_slices_add_up_to_the_whole(built):
     for groups in slices.values():
         assert sum(group["payments"] for group in groups) == len(test)
         assert sum(group["frauds"] for group in groups) == test["is_fraud"].sum()
-        assert all(group["small"] == (group["frauds"] < 20) for group in groups)
+        assert all(group["small"] == (group["frauds"] < 20 or group["victims"] < 10) for group in groups)
+
+
+def test_the_model_card_is_complete_and_says_what_the_report_says(built):
+    _, out, _ = built
+    report, card = files.read_json(out / "report.json"), files.read_json(out / "model" / "model_card.json")
+    assert tuple(card["sections"]) == model_card.SECTIONS
+    model_card.check_card(card, report)
+    page, text = ((out / "model" / f"model_card.{kind}").read_text() for kind in ("html", "md"))
+    for one in (one for statements in card["sections"].values() for one in statements):
+        assert f"- {one['text']}\n" in text and html.escape(one["text"]) in page
+
+
+def test_no_number_of_the_model_card_is_typed_by_hand(built):
+    card = files.read_json(built[1] / "model" / "model_card.json")
+    written = [
+        number
+        for statements in card["sections"].values()
+        for one in statements
+        for number in re.findall(r"\d[\d.,]*", re.sub(r"\{[^}]*\}|SHA-256", "", one["template"]))
+    ]
+    assert set(written) <= {"0", "1", "1,", "95"}  # the range of a score, a part of it, and the level of intervals
+
+
+@pytest.mark.parametrize("place", ["champion/threshold", "test/frauds", "lineage/test_set.parquet"])
+def test_a_model_card_of_another_run_is_noticed(built, place):
+    out = built[1]
+    report, card = files.read_json(out / "report.json"), files.read_json(out / "model" / "model_card.json")
+    section, key = place.split("/")
+    value = report[section][key]
+    report[section][key] = value + 1 if not isinstance(value, str) else value[::-1]
+    with pytest.raises(LifecycleError, match="from different runs"):
+        model_card.check_card(card, report)
+
+
+def test_a_model_card_without_a_section_is_refused(built):
+    out = built[1]
+    report, card = files.read_json(out / "report.json"), files.read_json(out / "model" / "model_card.json")
+    for name in model_card.SECTIONS:
+        with pytest.raises(LifecycleError, match=f"nothing under '{name}'"):
+            model_card.check_card({"sections": {**card["sections"], name: []}}, report)
+
+
+def test_the_lineage_names_the_files_as_they_are(built):
+    inputs, out, _ = built
+    lineage = files.read_json(out / "report.json")["lineage"]
+    assert lineage["test_set.parquet"] == files.sha256(inputs["features"] / "test_set.parquet")
+    assert lineage["model.onnx"] == files.sha256(out / "model" / "model.onnx")
+
+
+def test_failures_groups_and_behavior_are_in_the_report_for_a_stranger(built):
+    out = built[1]
+    report, page = files.read_json(out / "report.json"), (out / "report.html").read_text()
+    assert [case["transaction_id"] for case in report["failures"]["misses"]] == [
+        case["transaction_id"] for case in report["costliest_misses"]
+    ]
+    for case in report["failures"]["misses"] + report["failures"]["false_alarms"]:
+        assert html.escape(case["text"]) in page
+    assert set(report["fairness"]["prices"]) == set(report["slices"])
+    assert {one["kind"] for one in report["behavior"]} == {"invariance", "direction", "minimum"}
 
 
 def test_no_model_beats_the_oracle_on_the_truth(built):
@@ -165,6 +232,8 @@ def test_own_data_without_world_customers_or_all_labels(foreign):
     assert report["oracle"] is None and report["slices"] == {} and report["judged"]
     assert scores["is_fraud"].isna().sum() == report["test"]["payments"] - report["test"]["labeled"] > 0
     assert scores["transaction_id"].str.startswith("t-").all()
+    model_card.check_card(files.read_json(out / "model" / "model_card.json"), report)
+    assert all(case["mode"] is None for case in report["failures"]["misses"])
     assert "no known label yet" in (out / "report.html").read_text()
     assert report["champion"]["registered"]["model"].startswith("own-data-")
 

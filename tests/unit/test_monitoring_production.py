@@ -11,7 +11,7 @@ from lifecycle.errors import LifecycleError
 from lifecycle.features.windows import write_history
 from lifecycle.monitoring import live, retraining, signals
 from lifecycle.monitoring.alarms import Alarm, Rules
-from lifecycle.monitoring.production import _moments
+from lifecycle.monitoring.loop import _moments
 
 DAY = pd.Timedelta(days=1)
 SETTINGS = SimpleNamespace(seed=3, chargeback_fee=20.0, review_cost=5.0, friction_cost=2.0)

@@ -61,8 +61,9 @@ def test_extra_columns_become_features_and_the_rest_says_why_not(shop) -> None:
 
 
 def test_a_column_filled_after_the_fact_is_named(shop) -> None:
-    _, labels, own, _, folder = shop
-    found = suspect_columns(folder / "out" / "transactions.parquet", labels, contracts.midnight("2030-01-01"))
+    _, _, own, _, folder = shop
+    paths = folder / "out" / "transactions.parquet", folder / "out" / "labels.parquet"
+    found = suspect_columns(*paths, contracts.midnight("2030-01-01"))
     assert [one["column"] for one in found] == ["x_refund_ref"]
     suspects = [{"column": "Refund ref", "reason": found[0]["reason"]}]
     assert "'Refund ref' is filled for the one class" in _warnings(own, suspects)[0]
@@ -126,6 +127,11 @@ def test_a_time_after_the_payment_is_left_out_and_named(tmp_path: Path) -> None:
         ({"fraud": ["F"]}, "words for only one class"),
         ({"amount": 3}, "'amount' is 3; it must be text"),
         ({"amont": "x"}, "names a column 'amont'"),
+        ({"decimal": ";"}, "'decimal' is ';'; it must be one of"),
+        ({"encoding": "ebcdic"}, "'encoding' is 'ebcdic'; it must be one of utf-8, latin-1, utf-16"),
+        ({"time_format": "dd.mm.yyyy"}, "'time_format' is 'dd.mm.yyyy'"),
+        ({"amount": "x", "customer_id": "x"}, "takes the column 'x' both for 'amount' and for 'customer_id'"),
+        ({"customer_id": "terminal_id"}, "takes the column 'terminal_id' for 'customer_id'"),
     ],
 )
 def test_a_wrong_entry_of_the_mapping_is_named(entry: dict, words: str) -> None:
@@ -140,6 +146,136 @@ def test_a_word_of_no_class_is_refused(tmp_path: Path) -> None:
     ):
         collect(tmp_path, path, None, {**collection.read_mapping(words), "fraud": ["fraud"]})
     assert not (tmp_path / "out" / "transactions.parquet").exists()
+
+
+# What real files are like: how they are written
+
+
+def plain(rows: int = 40) -> pd.DataFrame:
+    times = pd.date_range("2024-03-30", periods=rows, freq="h", tz="UTC").strftime("%Y-%m-%dT%H:%M:%SZ")
+    return pd.DataFrame({"transaction_id": range(rows), "event_time": times, "customer_id": 1, "terminal_id": 2,
+                         "amount": 5.5, "is_fraud": [0, 1] * (rows // 2)})  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_delimiters_a_byte_order_mark_and_gzip_are_seen(tmp_path: Path, mark: str, head: bytes, zipped: bool) -> None:
+    content = head + plain().to_csv(index=False, sep=mark).encode()
+    (tmp_path / "mine.csv").write_bytes(gzip.compress(content) if zipped else content)
+    payments, labels, _ = collect(tmp_path, tmp_path / "mine.csv")
+    assert payments["amount"].tolist() == [5.5] * 40 and labels["is_fraud"].sum() == 20
+
+
+def test_parquet_is_known_by_its_first_bytes_and_whole_floats_are_ids(tmp_path: Path) -> None:
+    plain().astype({"customer_id": float}).to_parquet(tmp_path / "mine.csv")
+    payments, _, _ = collect(tmp_path, tmp_path / "mine.csv")
+    assert payments["customer_id"].tolist() == [1] * 40 and payments["customer_id"].dtype == "int64"
+
+
+def test_decimal_commas_other_encodings_and_written_times_are_read_as_the_mapping_says(tmp_path: Path) -> None:
+    frame = plain().assign(amount="1.234,50", city="Köln", weight="0,25")
+    frame.loc[:19, ["city", "weight"]] = "Bonn", "1,5"
+    frame["event_time"] = pd.to_datetime(frame["event_time"]).dt.strftime("%d.%m.%Y %H:%M")
+    (tmp_path / "mine.csv").write_bytes(frame.to_csv(index=False, sep=";").encode("latin-1"))
+    says = {"decimal": ",", "encoding": "latin-1", "time_format": "%d.%m.%Y %H:%M", "time_zone": "UTC"}
+    payments, _, _ = collect(tmp_path, tmp_path / "mine.csv", None, says)
+    assert payments["amount"].tolist() == [1234.5] * 40 and payments["x_weight"].tolist() == [1.5] * 20 + [0.25] * 20
+    assert payments["x_city"].iloc[-1] == "Köln"
+    assert payments["event_time"].iloc[1] == pd.Timestamp("2024-03-30 01:00", tz="UTC")
+
+
+@pytest.mark.parametrize(("form", "unit"), [("unix", 1), ("unix_ms", 1000)])
+def test_seconds_since_1970_are_times(tmp_path: Path, form: str, unit: int) -> None:
+    frame = plain()
+    frame["event_time"] = pd.to_datetime(frame["event_time"]).astype("int64") // 10**9 * unit
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    payments, _, _ = collect(tmp_path, tmp_path / "mine.csv", None, {"time_format": form})
+    assert payments["event_time"].iloc[1] == pd.Timestamp("2024-03-30 01:00", tz="UTC")
+
+
+@pytest.mark.parametrize(
+    ("hour", "clock", "instant"),
+    [("2024-03-31 02:30:00", {"skipped": 1, "twice": 0}, "2024-03-31 01:30"),
+     ("2024-10-27 02:30:00", {"skipped": 0, "twice": 1}, "2024-10-27 01:30")],
+)  # fmt: skip
+def test_hours_that_the_clocks_skip_or_repeat_are_counted(tmp_path: Path, hour: str, clock: dict, instant: str) -> None:
+    frame = plain()
+    frame["event_time"] = "2024-05-05 12:00:00"
+    frame.loc[3, "event_time"] = hour
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    payments, _, own = collect(tmp_path, tmp_path / "mine.csv", None, {"time_zone": "Europe/Berlin"})
+    assert own["clock"] == clock
+    assert payments.set_index("transaction_id").loc[3, "event_time"] == pd.Timestamp(instant, tz="UTC")
+    assert any("clocks" in sentence for sentence in _warnings(own, []))
+
+
+def test_words_for_no_label_are_no_label(tmp_path: Path) -> None:
+    plain().assign(is_fraud=["ok", "F", "?", ""] * 10).to_csv(tmp_path / "mine.csv", index=False)
+    words = {"fraud": ["F"], "honest": ["ok"], "unknown": ["?"]}
+    _, labels, own = collect(tmp_path, tmp_path / "mine.csv", None, words)
+    assert len(labels) == 20 and own["labels"]["unknown"] == 20
+
+
+def write(folder: Path, content: bytes | str) -> Path:
+    (folder / "bad.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder / "bad.csv"
+
+
+_LINES = plain().to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_LINES + "40,2024-03-31", r"bad\.csv: line 42 has 2 columns where the header has 6"),
+        (_LINES.replace("\n7,", "\n7;", 1), r"bad\.csv: line 9 has 5 columns where the header has 6"),
+        (gzip.compress(_LINES.encode())[:-30], "cut short or damaged"),
+        (_LINES.replace("\n7,", "\nMüller,", 1).encode("latin-1"), 'line 9 is not UTF-8 text; .* encoding = "latin-1"'),
+        (_LINES.encode("utf-16"), 'encoding = "utf-16"'),
+        ("PK\x03\x04 sheet", "zip or Excel"),
+        ('[{"transaction_id": 1}]', "looks like JSON"),
+        (b"PAR1 and no more", "cannot be read as Parquet"),
+        (_LINES.replace("5.5", '"1.234,50"'), r"'amount' is missing or not a number .*decimal = \",\""),
+        (_LINES.replace("T", " ").replace("Z", "").replace("2024-03-30 0", "30.03.2024 0"), "time_format"),
+        (_LINES.replace(",1\n", ",0\n"), "calls all 40 labeled payments honest; a model needs both kinds"),
+    ],
+    ids=["short line", "delimiter in a line", "half a gzip", "latin-1", "utf-16", "excel", "json", "half a parquet",
+         "decimal comma", "written time", "one class"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(
+    tmp_path: Path, content: bytes | str, words: str
+) -> None:
+    with pytest.raises(LifecycleError, match=words) as raised:
+        collect(tmp_path, write(tmp_path, content))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(LifecycleError, match="is a folder; give one CSV or Parquet file"):
+        collect(tmp_path, tmp_path)
+
+
+def test_of_very_many_columns_an_error_names_the_first(tmp_path: Path) -> None:
+    pd.DataFrame({f"c{n}": [1] for n in range(200)}).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(ContractError, match="c29 and 170 more: rename them"):
+        collect(tmp_path, tmp_path / "mine.csv")
+
+
+# New files in the same shape
+
+
+def test_a_new_file_is_read_with_the_names_and_ids_of_the_training(tmp_path: Path) -> None:
+    path, words = write_shop(tmp_path, rows=500, extras=1)
+    mapping = collection.read_mapping(words)
+    payments, _, own = collect(tmp_path, path, None, mapping)
+    raw = pd.read_csv(path).drop(columns=["Verdict", "Signal 0"]).tail(20)
+    raw.to_csv(tmp_path / "new.csv", index=False)
+    found = collection.read_new(tmp_path / "new.csv", mapping, [], own["columns"])
+    expected = payments.set_index("transaction_id").loc[raw["Order No."]].reset_index()
+    for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "amount", "x_device", "x_basket_size"):
+        assert found[name].tolist() == expected[name].tolist(), name
+    assert "x_signal_0" not in found and "is_fraud" not in found
 
 
 def test_a_model_without_terminals_neither_asks_for_them_nor_minds_them(tmp_path: Path) -> None:
@@ -240,8 +376,12 @@ def test_creditcard_is_read_from_the_cache_of_scikit_learn_and_never_from_the_ne
 
 
 def test_skrub_counts_the_products_of_a_basket(tmp_path: Path) -> None:
-    pd.DataFrame({"ID": [5, 6], "fraud_flag": [0, 1]}).to_csv(tmp_path / "baskets.csv", index=False)
-    pd.DataFrame({"basket_ID": [5, 5], "item": ["TV", "PC"]}).to_csv(tmp_path / "products.csv", index=False)
+    folder = tmp_path / "credit_fraud"
+    folder.mkdir()
+    for suffix in ("", "_train"):  # skrub leaves the part that was asked for beside the whole
+        pd.DataFrame({"ID": [5, 6], "fraud_flag": [0, 1]}).to_csv(folder / f"baskets{suffix}.csv", index=False)
+        items = pd.DataFrame({"basket_ID": [5, 5], "item": ["TV", "TV"]})
+        items.to_csv(folder / f"products{suffix}.csv", index=False)
     assert datasets.load("skrub-credit-fraud", tmp_path)["products"].tolist() == [2, 0]
 
 

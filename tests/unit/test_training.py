@@ -282,3 +282,12 @@ def test_the_rule_leaves_out_what_the_table_does_not_have():
     full = pd.DataFrame({c["feature"]: [c["at_least"], 0.0, np.nan] for c in training.RULE})
     assert training.rule_score(full).tolist() == [1, 0, 0]
     assert training.rule_score(full[["is_night"]]).tolist() == [1, 0, 0]
+
+
+def test_a_forest_never_scores_above_one_as_onnx():
+    from lifecycle.training.artifact import Model, to_onnx
+
+    matrix = np.linspace(0, 1, 400, dtype="float32").reshape(-1, 1)
+    forest = training.fit_model("random_forest", matrix, (matrix[:, 0] > 0.5).astype("int8"), ["amount"], seed=0)
+    score = Model(to_onnx(forest, 1), {"features": [{"name": "amount"}]}, {}).predict(matrix)
+    assert score.max() <= 1 and np.abs(score - forest.predict_proba(matrix)[:, 1]).max() < 1e-6

@@ -12,6 +12,7 @@ import pytest
 from model_data import SETTINGS, knobs, write_inputs
 
 from lifecycle import economics, files, training, tuning
+from lifecycle.training import rebuilding
 from lifecycle.tuning import studies
 
 
@@ -68,6 +69,15 @@ def test_the_kept_model_has_the_chosen_threshold_and_hyperparameters(built):
     best, model = files.read_json(out / "best.json"), training.load_model(out / "model")
     assert model.threshold == best["threshold"] and model.facts["params"] == best["params"]
     assert model.facts["labels_as_of"] == SETTINGS.test_from.isoformat()
+
+
+def test_a_tuned_run_is_rebuilt_from_its_record(built):
+    inputs, out = built
+    best = files.read_json(out / "best.json")
+    found = rebuilding.rebuild(inputs["features"].parent / "data", best["run_id"])
+    assert found["name"] == tuning.NAME and found["rebuilt"] == found["recorded"]
+    assert found["rebuilt"]["average_precision"] == best["average_precision"]
+    assert found["rebuilt_model"] == found["recorded_model"] == files.sha256(out / "model" / "model.onnx")
 
 
 def test_importance_needs_trials_that_differ():

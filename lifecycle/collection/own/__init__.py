@@ -6,7 +6,8 @@ the columns that are not in the contract, and this module puts them together, a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lifecycle.collection.own.reading import OwnFile
 from lifecycle.collection.shared import ATTRIBUTES, create_quarantine, database, with_dictionaries
 from lifecycle.errors import ContractError
 
-__all__ = ["FileMap", "ingest", "read_mapping"]
+__all__ = ["FileMap", "ingest", "read_mapping", "read_new"]
 
 BATCH_ROWS = 250_000
 """Rows that are in Python at a time; all others are in DuckDB, which spills to disk."""
@@ -86,11 +87,7 @@ def _ingest_tables(
     attributes = describe_attributes(payments)
     payments.load(REQUIRED, (*ENTITIES, *ATTRIBUTES, *(() if labels else ("is_fraud", "known_at"))), attributes)
     absent = [name for name in ENTITIES if name not in payments.columns]
-    payments.check_unique("transaction_id")
-    payments.check("amount", "isfinite(amount)", "is not finite", "correct or remove these rows")
-    payments.check(
-        "amount", "amount > 0", "is not positive", "a payment must be above zero: correct or remove these rows"
-    )
+    _check_payments(payments)
     own = payments if labels is None else _labels_apart(db, labels, words, transactions)
     if labels is None and "is_fraud" not in payments.columns:
         raise ContractError(
@@ -113,9 +110,59 @@ def _ingest_tables(
     report = {
         "transactions": transactions.name, "labels_file": labels.name if labels else None, "rows": payments.rows,
         "absent": absent, "columns": used + attributes, "labels": described, "time_zone": words.time_zone,
-        "amount_unit": words.amount_unit,
+        "amount_unit": words.amount_unit, "clock": payments.blurred,
     }  # fmt: skip
     files.write_json(report, out / "own_file.json")
+
+
+def read_new(
+    path: Path | str, mapping: Mapping[str, Any], absent: Collection[str], attributes: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Read new payments of a file of one's own, without labels, as `ingest` has read those of the training.
+
+    Parameters
+    ----------
+    path
+        A CSV or Parquet file.
+    mapping
+        What it calls things (`FileMap`).
+    absent
+        The entities that the training had not; their columns are not read.
+    attributes
+        What became of the further columns of the training: the entries of ``columns`` in ``own_file.json``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of the contract, in the order of the file, and the attributes under our names; an attribute that
+        the file lacks is missing in every row.
+
+    Raises
+    ------
+    ContractError
+        If the file breaks the contract.
+    """
+    words = FileMap.of(mapping, 0)
+    with tempfile.TemporaryDirectory(prefix="lifecycle-new-") as folder, database(Path(folder)) as db:
+        own = OwnFile(db, Path(path), "transactions", words)
+        own.open()
+        entities = [name for name in ENTITIES if name not in absent]
+        known = [
+            dict(one) for one in attributes if one["ours"] and one["kind"] != "contract" and one["file"] in own.types
+        ]
+        own.load((*REQUIRED, *entities), ATTRIBUTES, known)
+        _check_payments(own)
+        frame = db.sql("SELECT * FROM transactions").df()
+    frame = frame.astype({"event_time": contracts.UTC})
+    return frame.assign(**dict.fromkeys(absent, contracts.NO_ID))
+
+
+def _check_payments(payments: OwnFile) -> None:
+    payments.check_unique("transaction_id")
+    payments.check("amount", "isfinite(amount)", "is not finite", "correct or remove these rows")
+    payments.check(
+        "amount", "amount > 0", "is not positive", "a payment must be above zero: correct or remove these rows"
+    )
 
 
 def _labels_apart(db: duckdb.DuckDBPyConnection, labels: Path, words: FileMap, transactions: Path) -> OwnFile:
@@ -152,12 +199,18 @@ def _make_labels(db: duckdb.DuckDBPyConnection, own: OwnFile, delay: int) -> dic
         raise ContractError(
             f"{own.path}: column '{own.theirs('is_fraud')}' has no label in any row; there must be some to learn from."
         )
+    if frauds in (0, total):
+        raise ContractError(
+            f"{own.path}: column '{own.theirs('is_fraud')}' calls all {total:,} labeled payments "
+            f"{'fraud' if frauds else 'honest'}; a model needs both kinds: check the labels, or give more of them."
+        )
     _refuse_history(db, own, "known_at < event_time", "is before the payment",
                     "a label cannot be known before its payment: correct or remove these rows")  # fmt: skip
     groups = "SELECT transaction_id, known_at FROM history GROUP BY ALL HAVING count(*) > 1"
     twice = f"(transaction_id, known_at) IN ({groups})"
     if db.sql("SELECT count(*) - count(DISTINCT (transaction_id, known_at)) FROM history").fetchall()[0][0]:
-        _refuse_history(db, own, twice, "is repeated", "one payment has one label at a time: keep one row")
+        _refuse_history(db, own, twice, "is repeated for the same payment",
+                        "one payment has one label at a time: keep one row")  # fmt: skip
     labeled = db.sql("SELECT count(DISTINCT transaction_id) FROM history").fetchall()[0][0]
     payments = db.sql("SELECT count(*) FROM transactions").fetchall()[0][0]
     return {

@@ -65,7 +65,7 @@ def _judge(own: OwnFile, name: str, stored: str) -> tuple[str, str]:
     """Return the kind of a column and, if it is left out, why."""
     column = '"' + name.replace('"', '""') + '"'
     text = f"nullif(trim({column}::VARCHAR), '')"
-    number = f"try_cast({text} AS DOUBLE)"
+    number = own.number(text, stored)
     rows, filled, numbers, instants, levels = own.ask(
         f"SELECT count(*), count({text}), count({number}), count(try_cast({text} AS TIMESTAMP)), "
         f"approx_count_distinct({text})"

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from lifecycle import contracts
+from lifecycle.collection.own.opening import ENCODINGS
 from lifecycle.collection.shared import ATTRIBUTES
 from lifecycle.errors import LifecycleError
 
 COLUMNS = (*contracts.TRANSACTIONS.columns, *ATTRIBUTES, "is_fraud", "known_at")
-OPTIONS = ("time_zone", "amount_unit", "label_delay_days", "drop", "fraud", "honest", "labels")
+OPTIONS = ("time_zone", "time_format", "amount_unit", "decimal", "encoding", "label_delay_days", "drop", "fraud",
+           "honest", "unknown", "labels")  # fmt: skip
 UNITS = {"major": 1, "cents": 100, "minor": 100, "mills": 1000}
 """How many of a unit make one of the account currency."""
+UNIX = {"unix": 1, "unix_ms": 1000}
+"""How many of a unit make one second, for times that count from 1970 on."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,21 @@ class FileMap:
         The same for the file of labels, where it differs.
     time_zone
         The zone of times that are written without one, such as ``Europe/Berlin``.
+    time_format
+        How times are written if not as ISO 8601: the codes of `strptime`, or a key of `UNIX`.
     amount_unit
         A key of `UNITS`.
+    decimal
+        ``","`` if numbers are written as ``1.234,50``.
+    encoding
+        One of `ENCODINGS`.
     label_delay_days
         A label without `known_at` becomes known so many days after its payment.
     drop
         Columns of the file that no model may see.
-    fraud, honest
-        The words of the label column; without them it holds 1 and 0, or true and false.
+    fraud, honest, unknown
+        The words of the label column; without the first two it holds 1 and 0, or true and false. Nothing, and every
+        word of `unknown`, is no label.
 
     Examples
     --------
@@ -49,11 +60,15 @@ class FileMap:
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     time_zone: str | None = None
+    time_format: str | None = None
     amount_unit: str = "major"
+    decimal: str = "."
+    encoding: str = "utf-8"
     label_delay_days: int = 7
     drop: tuple[str, ...] = ()
     fraud: tuple[str, ...] = ()
     honest: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def divisor(self) -> int:
@@ -86,15 +101,12 @@ class FileMap:
                     f"or give one of the options {', '.join(OPTIONS)}."
                 )
             _check(name, value, isinstance(value, str), 'text, such as: amount = "price"')
-        unit, delay = options.get("amount_unit", "major"), options.get("label_delay_days", label_delay_days)
-        _check("amount_unit", unit, unit in UNITS, f"one of {', '.join(UNITS)}")
-        good = isinstance(delay, int) and not isinstance(delay, bool) and 0 <= delay <= 3650
-        _check("label_delay_days", delay, good, "a whole number of days from 0 on")
-        zone = options.get("time_zone")
-        _check("time_zone", zone, zone is None or isinstance(zone, str), 'text, such as: time_zone = "Europe/Berlin"')
+        _check_twice(columns)
+        options = {"label_delay_days": label_delay_days, **options}
+        _check_options(options)
         lists = {}
-        for name in ("drop", "fraud", "honest"):
-            value = options.get(name, [])
+        for name in ("drop", "fraud", "honest", "unknown"):
+            value = options.pop(name, [])
             good = isinstance(value, list | tuple) and all(isinstance(item, str | int) for item in value)
             _check(name, value, good, f'a list of text, such as: {name} = ["a", "b"]')
             lists[name] = tuple(map(str, value))
@@ -102,7 +114,39 @@ class FileMap:
             raise LifecycleError(
                 "The mapping names words for only one class; give both fraud = [...] and honest = [...]."
             )
-        return cls(columns, dict(labels), zone, unit, delay, **lists)
+        return cls(columns, dict(labels), **options, **lists)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise a LifecycleError if an option that is no list has a value that is not understood."""
+    for name, allowed in (("amount_unit", UNITS), ("decimal", (".", ",")), ("encoding", ENCODINGS)):
+        value = options.get(name, next(iter(allowed)))
+        _check(
+            name, value, value in allowed, f"one of {' '.join(allowed) if name == 'decimal' else ', '.join(allowed)}"
+        )
+    delay = options["label_delay_days"]
+    good = isinstance(delay, int) and not isinstance(delay, bool) and 0 <= delay <= 3650
+    _check("label_delay_days", delay, good, "a whole number of days from 0 on")
+    zone, form = options.get("time_zone", ""), options.get("time_format", "%Y")
+    _check("time_zone", zone, isinstance(zone, str), 'text, such as: time_zone = "Europe/Berlin"')
+    good = isinstance(form, str) and (form in UNIX or "%" in form) and "%z" not in form.lower()
+    _check("time_format", form, good, "codes such as %d.%m.%Y %H:%M (without a zone), unix or unix_ms")
+
+
+def _check_twice(columns: Mapping[str, str]) -> None:
+    """Raise a LifecycleError if one column of the file is to be two of ours."""
+    ours: dict[str, str] = {}
+    for name, theirs in columns.items():
+        if theirs in ours:
+            raise LifecycleError(
+                f"The mapping takes the column {theirs!r} both for {ours[theirs]!r} and for {name!r}; choose one."
+            )
+        if theirs in COLUMNS and theirs != name and theirs not in columns:
+            raise LifecycleError(
+                f"The mapping takes the column {theirs!r} for {name!r}, and the file's {theirs!r} would then be both; "
+                f"say what our {theirs!r} is, or rename the column in the file."
+            )
+        ours[theirs] = name
 
 
 def _check(name: str, value: Any, good: bool, expected: str) -> None:

@@ -8,9 +8,14 @@ from typing import Any
 
 import duckdb
 
-from lifecycle.collection.own.mapping import FileMap
+from lifecycle import files
+from lifecycle.collection.own.mapping import UNIX, FileMap
+from lifecycle.collection.own.opening import explain, open_with
 from lifecycle.collection.shared import ZONE, quoted
 from lifecycle.errors import ContractError, LifecycleError
+
+MOST_NAMES = 30
+"""So many columns of a file are listed in an error."""
 
 
 class OwnFile:
@@ -21,6 +26,8 @@ class OwnFile:
         self.columns: list[str] = []
         self.types: dict[str, str] = {}
         self.rows = 0
+        self.blurred = {"skipped": 0, "twice": 0}
+        """Local times that the zone's clocks skip, and that they show twice."""
 
     def load(
         self, required: tuple[str, ...], optional: tuple[str, ...], attributes: Sequence[dict[str, Any]] = ()
@@ -32,14 +39,14 @@ class OwnFile:
             names = ", ".join(f"'{name}'" for name in missing)
             raise ContractError(
                 f"{self.path}: {'column' if len(missing) == 1 else 'columns'} {names} "
-                f"{'is' if len(missing) == 1 else 'are'} missing; the file has {', '.join(self.types)}: "
+                f"{'is' if len(missing) == 1 else 'are'} missing; the file has {self.names()}: "
                 "rename them, or say in a mapping which column is which."
             )
         if not self.rows:
             raise ContractError(f"{self.path}: there are no rows; the {self.table} need at least one.")
         self.columns = [*required, *(name for name in optional if self.theirs(name) in self.types)]
         parts = [f"{self._convert(name, self.types[self.theirs(name)])} AS {name}" for name in self.columns]
-        parts += [f'{_attribute(one)} AS "{one["ours"]}"' for one in attributes if one["ours"]]
+        parts += [f'{self._attribute(one)} AS "{one["ours"]}"' for one in attributes if one["ours"]]
         self.db.execute(f"CREATE TABLE {self.table} AS SELECT {', '.join(parts)} FROM own_{self.table}")
         self.db.execute(f"DROP TABLE own_{self.table}")
         self.columns += [one["ours"] for one in attributes if one["ours"]]
@@ -48,9 +55,20 @@ class OwnFile:
         """Return what this file calls one of our columns."""
         return self.words.theirs(name, self.table)
 
+    def names(self) -> str:
+        """Return the columns of the file as text; of very many, the first."""
+        names = [name if len(name) <= 40 else f"{name[:40]}..." for name in self.types]
+        return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES))
+
     def ask(self, query: str) -> tuple[Any, ...]:
         """Return the one row that a query over the file's columns gives."""
         return self.db.sql(f"{query} FROM own_{self.table}").fetchall()[0]
+
+    def number(self, text: str, stored: str) -> str:
+        """Return the SQL that reads a column of some stored type as a number, NULL where there is none."""
+        if self.words.decimal == "," and stored == "VARCHAR":
+            text = f"replace(replace({text}, '.', ''), ',', '.')"
+        return f"try_cast({text} AS DOUBLE)"
 
     def share_later(self, column: str) -> float:
         """Return the share of rows in which an instant of a column lies more than a day after the payment."""
@@ -67,28 +85,31 @@ class OwnFile:
         if names:
             raise LifecycleError(
                 f"{self.path}: the mapping drops the column {names[0]!r}, which the file does not have; "
-                f"it has {', '.join(self.types)}."
+                f"it has {self.names()}."
             )
 
     def open(self) -> None:
         """Read the file into the table `own_<table>`; DuckDB spills what does not fit."""
-        if not self.path.is_file():
-            raise LifecycleError(f"File not found: {self.path}; check the path.")
-        if not self.path.stat().st_size:
-            raise LifecycleError(f"{self.path} is empty; give a CSV or Parquet file with a header and rows.")
-        name = quoted(self.path)
-        parquet = _starts_with(self.path, b"PAR1")
-        reader = f"read_parquet({name})" if parquet else f"read_csv({name}, all_varchar = true, header = true)"
+        reader = open_with(self.path, self.words.encoding)
         try:
             self.db.execute(f"CREATE TABLE own_{self.table} AS SELECT * FROM {reader}")
             self.rows = self.db.sql(f"SELECT count(*) FROM own_{self.table}").fetchall()[0][0]
         except duckdb.Error as error:
-            raise LifecycleError(
-                f"{self.path} cannot be read as {'Parquet' if parquet else 'CSV'} ({str(error).splitlines()[0]}); "
-                "save it again as CSV with a header, or as Parquet."
-            ) from error
+            if files.is_full(error):
+                raise
+            raise LifecycleError(explain(error, self.path, reader.startswith("read_parquet"))) from error
         described = self.db.sql(f"DESCRIBE own_{self.table}").fetchall()
         self.types = {row[0]: row[1] for row in described}
+
+    def _attribute(self, one: dict[str, Any]) -> str:
+        """Return the SQL that converts an attribute: a finite number, or a word; otherwise missing."""
+        text = 'nullif(trim("' + one["file"].replace('"', '""') + "\"::VARCHAR), '')"
+        if one["kind"] == "category":
+            return text
+        number = (
+            f"coalesce({self.number(text, self.types[one['file']])}, try_cast(try_cast({text} AS BOOLEAN) AS DOUBLE))"
+        )
+        return f"CASE WHEN isfinite({number}) THEN {number} END"
 
     def _convert(self, name: str, found: str) -> str:
         """Return the SQL that converts a column to its contract type, after checking that it can."""
@@ -101,23 +122,24 @@ class OwnFile:
             self._refuse(
                 name,
                 column,
-                f"try_cast({column} AS DOUBLE) IS NULL",
+                f"{self.number(column, found)} IS NULL",
                 "is missing or not a number",
-                "correct or remove these rows",
+                'write numbers like 1234.50 (with decimal = "," in the mapping, 1.234,50), or remove these rows',
             )
-            return f"try_cast({column} AS DOUBLE) / {self.words.divisor}"
+            return f"{self.number(column, found)} / {self.words.divisor}"
         if name == "is_fraud":
             number = f"coalesce(try_cast({column} AS DOUBLE), try_cast(try_cast({column} AS BOOLEAN) AS DOUBLE))"
             text = f"coalesce(trim({column}::VARCHAR), '')"
-            remedy = "write 1 for fraud, 0 for honest, nothing for unknown"
+            remedy = "write 1 for fraud, 0 for honest, nothing for unknown, or name your words in the mapping"
+            unknown = ", ".join(map(quoted, ("", *self.words.unknown)))
             if self.words.fraud:
                 fraud, honest = (", ".join(map(quoted, words)) for words in (self.words.fraud, self.words.honest))
                 number = f"CASE WHEN {text} IN ({fraud}) THEN 1.0 WHEN {text} IN ({honest}) THEN 0.0 END"
-                remedy = "name all words of both classes in the mapping: fraud = [...], honest = [...]"
+                remedy = "name all words in the mapping: fraud = [...], honest = [...], unknown = [...]"
             self._refuse(
                 name,
                 column,
-                f"{number} IS NULL AND {text} <> ''",
+                f"{number} IS NULL AND {text} NOT IN ({unknown})",
                 "is neither fraud nor honest by the mapping" if self.words.fraud else "is neither 0 nor 1",
                 remedy,
             )
@@ -127,6 +149,8 @@ class OwnFile:
     def _convert_id(self, name: str, column: str, found: str) -> str:
         self._refuse(name, column, f"coalesce({column}::VARCHAR, '') = ''", "is missing", "every row needs one")
         if found.endswith("INT") or found in ("INTEGER", "BIGINT"):
+            return f"{column}::BIGINT"
+        if found in ("DOUBLE", "FLOAT") and self.ask(f"SELECT bool_and({column} % 1 = 0 AND abs({column}) < 1e15)")[0]:
             return f"{column}::BIGINT"
         if found != "VARCHAR":
             raise ContractError(
@@ -144,6 +168,8 @@ class OwnFile:
             self._refuse(name, column, f"NOT ({present})", "is missing", "every row needs one")
         if found in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"):
             return f"{column}::TIMESTAMPTZ"
+        if self.words.time_format is not None and found not in ("TIMESTAMP", "TIMESTAMP_NS", "DATE"):
+            return self._convert_written(name, column, present)
         if found not in ("VARCHAR", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS", "DATE"):
             raise ContractError(
                 f"{self.path}: column '{self.theirs(name)}' has type {found}, expected timestamps; "
@@ -152,22 +178,58 @@ class OwnFile:
         text = f"{column}::VARCHAR"
         unreadable = f"coalesce(try_cast({text} AS TIMESTAMP), try_cast({text} AS TIMESTAMPTZ)) IS NULL"
         remedy = "write them as 2025-08-01T12:30:00+00:00"
-        self._refuse(name, column, f"{present} AND {unreadable}", "is not a timestamp", remedy)
+        other = remedy + ', or say in the mapping how they are written, such as time_format = "%d.%m.%Y %H:%M"'
+        self._refuse(name, column, f"{present} AND {unreadable}", "is not a timestamp", other)
         # A date alone ends in something like "-01" too, so an offset counts only after a time of day.
         zoned = f"regexp_matches({text}, ':.*{ZONE}')"
         if self.words.time_zone is None:
             remedy += ', or name the zone in the mapping: time_zone = "UTC"'
             self._refuse(name, column, f"{present} AND NOT {zoned}", "has no time zone", remedy)
             return f"try_cast({text} AS TIMESTAMPTZ)"
-        zone = self.words.time_zone.replace("'", "''")
+        moment = f"try_cast({text} AS TIMESTAMP)"
+        local = self._localize(moment, f"{present} AND NOT {zoned}")
+        return f"CASE WHEN {zoned} THEN try_cast({text} AS TIMESTAMPTZ) ELSE {local} END"
+
+    def _convert_written(self, name: str, column: str, present: str) -> str:
+        """Return the SQL that converts times that are written as the mapping says."""
+        form = str(self.words.time_format)
+        if form in UNIX:
+            number = f"try_cast({column}::VARCHAR AS DOUBLE)"
+            bad = f"coalesce(NOT isfinite({number}) OR abs({number}) / {UNIX[form]} > 1e11, true)"
+            self._refuse(name, column, f"{present} AND {bad}", f"is not a time in {form}", "check time_format")
+            return f"to_timestamp({number} / {UNIX[form]})"
+        moment = f"try_strptime(trim({column}::VARCHAR), {quoted(form)})"
         try:
-            self.db.sql(f"SELECT timezone('{zone}', TIMESTAMP '2025-01-01')").fetchall()
+            self._refuse(
+                name, column, f"{present} AND {moment} IS NULL", f"is not written as {form}", "check time_format"
+            )
+        except duckdb.Error:
+            raise LifecycleError(
+                f'The time_format {form!r} of the mapping is not understood; use codes such as "%d.%m.%Y %H:%M".'
+            ) from None
+        if self.words.time_zone is None:
+            raise LifecycleError(
+                f"{self.path}: the times in '{self.theirs(name)}' are read as {form} and have no zone; "
+                'name it in the mapping: time_zone = "UTC".'
+            )
+        return self._localize(moment, present)
+
+    def _localize(self, moment: str, which: str) -> str:
+        """Return the SQL that reads local times in the mapping's zone, and count those that its clock changes blur."""
+        zone = quoted(self.words.time_zone)
+        try:
+            local = f"timezone({zone}, {moment})"
+            skipped, twice = (
+                f"count(*) FILTER (WHERE {which} AND timezone({zone}, {instant}) IS {sign} DISTINCT FROM {moment})"
+                for instant, sign in ((local, ""), (f"{local} - INTERVAL 1 HOUR", "NOT"))
+            )
+            found = self.ask(f"SELECT {skipped}, {twice}")
         except duckdb.Error:
             raise LifecycleError(
                 f"Unknown time zone {self.words.time_zone!r} in the mapping; use a name such as Europe/Berlin."
             ) from None
-        local = f"timezone('{zone}', try_cast({text} AS TIMESTAMP))"
-        return f"CASE WHEN {zoned} THEN try_cast({text} AS TIMESTAMPTZ) ELSE {local} END"
+        self.blurred = {key: self.blurred[key] + int(n) for key, n in zip(self.blurred, found, strict=True)}
+        return local
 
     def _refuse(self, name: str, column: str, bad: str, problem: str, remedy: str, table: str | None = None) -> None:
         """Raise a ContractError if any row is bad."""
@@ -192,17 +254,3 @@ class OwnFile:
         """Raise a ContractError if a value occurs twice."""
         repeated = f"{name} IN (SELECT {name} FROM {self.table} GROUP BY {name} HAVING count(*) > 1)"
         self._refuse(name, name, repeated, "is repeated", "keep one row a payment", self.table)
-
-
-def _attribute(one: dict[str, Any]) -> str:
-    """Return the SQL that converts an attribute: a finite number, or a word; otherwise missing."""
-    text = 'nullif(trim("' + one["file"].replace('"', '""') + "\"::VARCHAR), '')"
-    if one["kind"] == "category":
-        return text
-    number = f"coalesce(try_cast({text} AS DOUBLE), try_cast(try_cast({text} AS BOOLEAN) AS DOUBLE))"
-    return f"CASE WHEN isfinite({number}) THEN {number} END"
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(magic)) == magic
