@@ -192,11 +192,11 @@ def daily_sums(
     import ibis
 
     tiles = payments.group_by([key, "snapshot"]).agg(
-        n=payments.count(), total=payments["units"].sum().cast("int64"), largest=payments["units"].max()
+        n=payments.count().cast(COUNT), total=payments["units"].sum().cast("int64"), largest=payments["units"].max()
     )
     located = reports.inner_join(payments.select("transaction_id", key), "transaction_id")
-    known = located.group_by([key, "snapshot"]).agg(frauds=located.count())
-    dense = entities.cross_join(days)
+    known = located.group_by([key, "snapshot"]).agg(frauds=located.count().cast(COUNT))
+    dense = entities.select(key).cross_join(days.select("snapshot"))
     dense = dense.left_join(tiles, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.left_join(known, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.mutate(**{column: dense[column].fill_null(0) for column in ("n", "total", "frauds")})
@@ -205,18 +205,15 @@ def daily_sums(
     for length in DAYS:
         # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        for column, ending, kind in (
-            ("n", "count", COUNT),
-            ("total", "amount_sum", "int64"),
-            ("frauds", "fraud", COUNT),
-        ):
+        for column, ending, kind in SUMMED:
             summed = dense[column] if length == 1 else dense[column].sum().over(window)
             values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
     month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
     values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
+    # What is known of an entity or a midnight comes after the windows, which would carry it through their sort.
+    rolled = dense.select(key, "snapshot", **values).inner_join(days, "snapshot").inner_join(entities, key)
     kept = [column for column in entities.columns if column != key]
-    values[f"{name}_snapshot"] = dense["snapshot"]
-    return dense.select(key, "event_timestamp", *kept, **values)
+    return rolled.select(key, "event_timestamp", *kept, *values, **{f"{name}_snapshot": rolled["snapshot"]})
 
 
 def daily_features(sums: ibis.Table) -> ibis.Table:
