@@ -40,14 +40,14 @@ def score_file(
     model_dir
         A package.
     transactions
-        A file with the contract columns, and optional attributes. Times must carry a zone. With a mapping: a file of
-        the shape that the model was trained on.
+        A file with the contract columns, and optional attributes; times must carry a zone. For a model that was trained
+        on a file of one's own: a file of that shape.
     out
         The file to write, CSV or Parquet by its suffix: `OUTPUT`. It appears whole or not at all.
     labels
         What has become known since the package was made, if anything: a label history.
     mapping
-        What the file calls things, as in ``run --map``, for a model that was trained on a file of one's own.
+        What the file calls things, as in ``run --map``, for a model that was trained with one.
 
     Raises
     ------
@@ -59,10 +59,10 @@ def score_file(
         raise LifecycleError(f"{out} has the suffix {out.suffix!r}; name a .csv or a .parquet file to write.")
     package = open_package(model_dir)
     path = Path(transactions)
-    if mapping is None:
-        payments = read_payments(path, package.record_format, mapped=(package.folder / OWN_FILE).exists())
+    if mapping is None and not (package.folder / OWN_FILE).exists():
+        payments = read_payments(path, package.record_format)
     else:
-        payments = read_mapped(path, package, mapping)
+        payments = read_own(path, package, mapping or {})
     scores = score_frame(package, payments, labels)
     if out.suffix == ".parquet":
         files.write_parquet(scores, out)
@@ -154,7 +154,7 @@ def _union(packaged: pd.DataFrame, later: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([packaged, later], ignore_index=True).drop_duplicates(["transaction_id", "known_at"], keep="last")
 
 
-def read_mapped(path: Path, package: Package, mapping: Mapping[str, Any]) -> pd.DataFrame:
+def read_own(path: Path, package: Package, mapping: Mapping[str, Any]) -> pd.DataFrame:
     """Read payments of a file of one's own, in the shape that the model was trained on; see `collection.read_new`.
 
     Raises
@@ -178,10 +178,8 @@ def read_mapped(path: Path, package: Package, mapping: Mapping[str, Any]) -> pd.
     return contracts.check(frame, contracts.TRANSACTIONS, path)
 
 
-def read_payments(path: Path, record_format: RecordFormat, mapped: bool = False) -> pd.DataFrame:
+def read_payments(path: Path, record_format: RecordFormat) -> pd.DataFrame:
     """Read a CSV or Parquet file of payments and check it against the contract and the model's ids.
-
-    If the model was trained on a file of one's own (`mapped`), the sentence about a missing column names ``--map``.
 
     Raises
     ------
@@ -200,8 +198,7 @@ def read_payments(path: Path, record_format: RecordFormat, mapped: bool = False)
             frame[name] = contracts.NO_ID
     missing = [name for name in CONTRACT if name not in frame.columns]
     if missing:
-        hint = ", or, for a file of the shape that the model was trained on, its mapping (--map)" if mapped else ""
-        raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}{hint}.")
+        raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}.")
     frame["event_time"] = _times(frame["event_time"], path)
     frame["amount"] = _amounts(frame["amount"], path)
     for name, kind in record_format.attributes.items():
