@@ -70,13 +70,12 @@ def main() -> None:
     """Execute what has no outputs yet, and say how long each took."""
     timeout = yaml.safe_load((ROOT / "_config.yml").read_text())["execute"]["timeout"]
     cache = open_cache()
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    # The last one first: it needs the stages of all the others, and takes longest.
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"), reverse=True)
     todo = [path for path in notebooks if path.stem not in MEASURES and not is_kept(cache, path)]
     workers = min(len(todo), os.cpu_count() or 1)
     if not todo:
         return
-    # Two fits that both want every core wait for each other most of the time.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     print(f"Executing {len(todo)} notebooks, {workers} at a time ...", flush=True)
     with ThreadPoolExecutor(workers) as pool:
         waiting = {path: pool.submit(execute, path, timeout) for path in todo}

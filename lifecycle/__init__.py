@@ -1,3 +1,9 @@
 """The machine-learning lifecycle, one module per stage, on one payment-fraud data set."""
 
+import os
+
 __version__ = "0.1.0"
+
+# A model fit spins while it waits for its other threads. Where more runs than the machine has cores, as when two
+# notebooks run side by side, the spinning takes the time that the others need. Read when OpenMP is first loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

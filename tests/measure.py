@@ -31,25 +31,23 @@ class Run:
     executed: Any
 
 
-def run_notebook(notebook: Path, data_dir: Path, limit: float, threads: int) -> Run:
+def run_notebook(notebook: Path, data_dir: Path, limit: float) -> Run:
     """Run a notebook through nbmake; end it when it takes more than `limit` seconds in all.
 
     nbmake limits a single cell. The limit here is for the whole notebook, with every process it started.
     Memory is the sum over those processes, read twice a second. A copy is run, and gets the outputs.
-    `threads` is what a model fit may take: two fits that both want every core wait for each other most of the time.
     """
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
         copy = Path(shutil.copy(notebook, folder))
-        return _run_copy(copy, data_dir, limit, threads)
+        return _run_copy(copy, data_dir, limit)
 
 
-def _run_copy(notebook: Path, data_dir: Path, limit: float, threads: int) -> Run:
+def _run_copy(notebook: Path, data_dir: Path, limit: float) -> Run:
     command = [sys.executable, "-m", "pytest", "--nbmake", f"--nbmake-timeout={int(limit)}", str(notebook)]
     command += ["--overwrite", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header", "--rootdir", str(ROOT)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environ.pop("MPLBACKEND", None)  # the tests draw nothing; a notebook draws in its page
     environ["LIFECYCLE_DATA_DIR"] = str(data_dir)
-    environ.setdefault("OMP_NUM_THREADS", str(threads))
     began = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -187,6 +187,15 @@ def load_features(package: Package, recent: Remembered | None = None) -> ServedF
     return found
 
 
+def _registry_class() -> Any:
+    from lifecycle.features.store import import_feast
+
+    import_feast()
+    from feast.protos.feast.core.Registry_pb2 import Registry
+
+    return Registry
+
+
 def remove_registry_code(registry: Path) -> None:
     """Take the on-demand views out of a Feast registry file.
 
@@ -194,9 +203,7 @@ def remove_registry_code(registry: Path) -> None:
     it reads the registry. The service computes request-time features with the package's own function, so the
     shipped registry needs no code and must hold none.
     """
-    from feast.protos.feast.core.Registry_pb2 import Registry
-
-    content = Registry.FromString(registry.read_bytes())
+    content = _registry_class().FromString(registry.read_bytes())
     content.ClearField("on_demand_feature_views")
     content.ClearField("feature_services")
     registry.write_bytes(content.SerializeToString(deterministic=True))
@@ -204,11 +211,10 @@ def remove_registry_code(registry: Path) -> None:
 
 def refuse_registry_code(registry: Path) -> None:
     """Raise an ArtifactError if a Feast registry file holds a function."""
-    from feast.protos.feast.core.Registry_pb2 import Registry
     from google.protobuf.message import DecodeError
 
     try:
-        content = Registry.FromString(registry.read_bytes())
+        content = _registry_class().FromString(registry.read_bytes())
     except DecodeError:
         raise ArtifactError(f"{registry} is not a Feast registry; build or copy the package again.") from None
     if content.on_demand_feature_views or content.stream_feature_views:

@@ -8,8 +8,8 @@ because reading a registry runs the source text of its on-demand views.
 
 from __future__ import annotations
 
-import ast
 import contextlib
+import importlib
 import io
 import shutil
 import sys
@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,17 +59,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _prepare_import() -> None:
-    """Let Feast be imported quickly after an error was shown in a notebook.
+def import_feast() -> ModuleType:
+    """Import Feast without the checks that typeguard would build into its classes.
 
-    IPython's traceback leaves whole syntax trees hanging on the context nodes that Python's `ast` shares
-    between all trees. typeguard, which Feast imports, copies such nodes deeply, trees and all: the import
-    would take minutes. The shared nodes have no attributes of their own, so what hangs there can go.
+    typeguard parses and compiles each decorated class again: two thirds of the time of the import, and minutes
+    after an error was shown in a notebook, because IPython's traceback leaves syntax trees hanging on the nodes
+    that all trees share, and typeguard copies them. The checks are of Feast's own arguments; its settings are
+    still validated by pydantic.
     """
     if "feast" not in sys.modules:
-        for node in ast.walk(ast.parse("read = read\ndel read")):
-            if isinstance(node, ast.expr_context):
-                vars(node).clear()
+        import typeguard
+
+        instrument = typeguard.typechecked
+        typeguard.typechecked = lambda target=None, **_: target or (lambda decorated: decorated)
+        try:
+            return importlib.import_module("feast")
+        finally:
+            typeguard.typechecked = instrument
+    return sys.modules["feast"]
 
 
 def definitions(
@@ -88,6 +96,7 @@ def definitions(
         Makes Feast's data source from the name of a daily view, where the history is not in files of this
         machine: an `AthenaSource` or a `SparkSource`, with the time stamp field ``event_timestamp``.
     """
+    import_feast()
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64, Int64
 
@@ -114,6 +123,7 @@ def definitions(
 
 def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
     """Define the request-time features as a view that Feast computes when asked."""
+    import_feast()
     from feast import Field, OnDemandFeatureView, RequestSource
     from feast.types import Float64, String, UnixTimestamp
 
@@ -154,12 +164,10 @@ def _on_demand_view(schema: Mapping[str, Any], views: list[Any]) -> Any:
 
 def write_definitions(folder: Path, schema: Mapping[str, Any]) -> None:
     """Write `feature_store.yaml` and `registry.db` into a feature folder, with relative paths only."""
-    _prepare_import()
-    from feast import FeatureStore
-
+    feast = import_feast()
     shutil.copyfile(STORES / "laptop.yaml", folder / "feature_store.yaml")
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        store = FeatureStore(config=_config(folder, folder / "registry.db", _sqlite(Path(scratch))))
+        store = feast.FeatureStore(config=_config(folder, folder / "registry.db", _sqlite(Path(scratch))))
         store.apply(definitions(schema))
 
 
@@ -168,9 +176,7 @@ def _sqlite(folder: Path) -> dict[str, Any]:
 
 
 def _config(folder: Path, registry: Path, online: Mapping[str, Any]) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
+    return import_feast().RepoConfig(
         project=PROJECT,
         provider="local",
         registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
@@ -202,15 +208,13 @@ def open_store(folder: Path | str, on_demand: bool = True, online: Mapping[str, 
         If the folder has no valid `schema.json`.
     """
     schema = load_schema(folder)
-    _prepare_import()
-    from feast import FeatureStore
-
+    feast = import_feast()
     folder = Path(folder).resolve()
     own = Path(tempfile.mkdtemp(prefix="lifecycle-store-"))
     if online is None:
         online = _sqlite(folder if (folder / ONLINE).exists() else own)
     with _quiet():
-        store = FeatureStore(config=_config(folder, own / "registry.db", online))
+        store = feast.FeatureStore(config=_config(folder, own / "registry.db", online))
         store.apply(definitions(schema, f"{folder.as_posix()}/", on_demand))
     weakref.finalize(store, shutil.rmtree, own, ignore_errors=True)
     return store
@@ -283,8 +287,6 @@ def _session() -> Iterator[None]:
 
 def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) -> pd.DataFrame:
     """Ask Feast for the daily and request-time features of some events, in the order of the events."""
-    from feast import FeatureStore
-
     texts, numbers = [*schema["categories"], *schema["texts"]], schema.get("numbers", [])
     times = events["event_time"].astype(contracts.UTC)
     asked = pd.DataFrame(
@@ -302,7 +304,8 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
     with tempfile.TemporaryDirectory(prefix="lifecycle-join-") as scratch, _session(), _quiet():
         # Feast compares an event with every row of its entity, a whole history; only those of these days can match.
         _copy_snapshots(Path(store.config.repo_path), Path(scratch), times, timedelta(days=schema["ttl_days"]))
-        part = FeatureStore(config=_config(Path(scratch), Path(scratch) / "registry.db", _sqlite(Path(scratch))))
+        config = _config(Path(scratch), Path(scratch) / "registry.db", _sqlite(Path(scratch)))
+        part = import_feast().FeatureStore(config=config)
         part.apply(definitions(schema, f"{Path(scratch).as_posix()}/"))
         joined = part.get_historical_features(asked, part.get_feature_service(SERVICE)).to_df()
     return joined.sort_values("event_row", ignore_index=True)

@@ -26,7 +26,7 @@ def alone() -> list[dict[str, Any]]:
     rows = []
     for notebook in NOTEBOOKS:
         with tempfile.TemporaryDirectory(prefix="lifecycle-alone-", ignore_cleanup_errors=True) as folder:
-            result = run_notebook(notebook, Path(folder), LIMIT, threads=2)
+            result = run_notebook(notebook, Path(folder), LIMIT)
         rows += figures("alone", notebook, result, f"passes within {LIMIT} s", result.passed)
     return rows
 
@@ -34,10 +34,10 @@ def alone() -> list[dict[str, Any]]:
 def warm() -> list[dict[str, Any]]:
     """All notebooks in turn, with every artifact in place."""
     with tempfile.TemporaryDirectory(prefix="lifecycle-warm-", ignore_cleanup_errors=True) as folder:
-        first = run_notebook(NOTEBOOKS[-1], Path(folder), LIMIT, threads=2)
+        first = run_notebook(NOTEBOOKS[-1], Path(folder), LIMIT)
         for notebook in NOTEBOOKS[:-1]:
-            run_notebook(notebook, Path(folder), LIMIT, threads=2)
-        results = {notebook: run_notebook(notebook, Path(folder), LIMIT, threads=2) for notebook in NOTEBOOKS}
+            run_notebook(notebook, Path(folder), LIMIT)
+        results = {notebook: run_notebook(notebook, Path(folder), LIMIT) for notebook in NOTEBOOKS}
     rows = []
     for notebook, result in results.items():
         rows += figures("warm", notebook, result, "at most 60 s", result.passed and result.seconds <= 60)

@@ -29,7 +29,7 @@ LIMIT_MB = 3000
 @pytest.mark.notebooks
 @pytest.mark.parametrize("notebook", NOTEBOOKS[::-1], ids=lambda path: path.stem)
 def test_notebook_runs(notebook: Path, record_property) -> None:
-    run = run_notebook(notebook, Path(os.environ["LIFECYCLE_DATA_DIR"]), LIMIT_SECONDS, threads=1)
+    run = run_notebook(notebook, Path(os.environ["LIFECYCLE_DATA_DIR"]), LIMIT_SECONDS)
     record_property("seconds", round(run.seconds, 1))
     record_property("peak_mb", round(run.peak_mb))
     print(f"{notebook.name}: {run.seconds:.0f} s, peak memory {run.peak_mb:.0f} MB")

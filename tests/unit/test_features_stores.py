@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -193,3 +194,15 @@ def test_the_same_definitions_name_a_table_of_athena_or_files_of_a_cluster(folde
         for own, other in zip(ours[2:4], theirs[2:4], strict=True):
             assert own.schema == other.schema and own.ttl == other.ttl == datetime.timedelta(days=1)
             assert type(other.batch_source) is type(make("x"))
+
+
+def test_feast_is_imported_without_typeguards_checks_and_typeguard_stays_as_it_was():
+    script = (
+        "import typeguard; whole = typeguard.typechecked\n"
+        "from lifecycle.features.store import import_feast\n"
+        "feast = import_feast()\n"
+        "assert typeguard.typechecked is whole and import_feast() is feast\n"
+        "print('check_argument_types' in feast.FeatureView.__init__.__code__.co_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -1,7 +1,10 @@
 """The ladder: time-ordered folds, honest labels, metrics, and models that survive the trip to ONNX."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -291,3 +294,11 @@ def test_a_forest_never_scores_above_one_as_onnx():
     forest = training.fit_model("random_forest", matrix, (matrix[:, 0] > 0.5).astype("int8"), ["amount"], seed=0)
     score = Model(to_onnx(forest, 1), {"features": [{"name": "amount"}]}, {}).predict(matrix)
     assert score.max() <= 1 and np.abs(score - forest.predict_proba(matrix)[:, 1]).max() < 1e-6
+
+
+def test_waiting_threads_of_a_fit_sleep_unless_the_user_said_otherwise():
+    script = "import os, lifecycle; print(os.environ['OMP_WAIT_POLICY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for environ, expected in [(plain, "PASSIVE"), ({**plain, "OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]:
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected]
