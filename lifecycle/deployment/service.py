@@ -28,7 +28,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from lifecycle import settings
-from lifecycle.deployment import description, messages, workers
+from lifecycle.deployment import description, messages, transport, workers
 from lifecycle.deployment.capture import Capture
 from lifecycle.deployment.endpoint import Endpoint
 from lifecycle.deployment.journal import JournalError
@@ -278,6 +278,7 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                http=transport.PROTOCOL,
                 proxy_headers=False,
                 ws="none",
                 timeout_graceful_shutdown=DRAIN_SECONDS,
