@@ -20,31 +20,30 @@ SAMPLE = 200_000
 _ENTITY = {"customer_id": "customers", "terminal_id": "terminals"}
 
 
-def read_judged(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_judged(inputs: Mapping[str, Path], judged: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what judging reads of the payments and the labels, and no more: a file of one's own can be large.
 
     Parameters
     ----------
     inputs
         Folders of preprocessing, features and training.
-    test_from
-        Where the test period begins.
+    judged
+        The ids of the payments of the test period that are judged.
 
     Returns
     -------
     transactions, reports
         ``transaction_id``, ``customer_id``, ``terminal_id`` and, if there is one, ``channel`` of the payments that
-        were tested, of those that the models were validated on, and of those that were reported as fraud; and the
+        are judged, of those that the models were validated on, and of those that were reported as fraud; and the
         labels that say fraud.
     """
     labels, path = inputs["features"] / "labels.parquet", inputs["preprocessing"] / "transactions.parquet"
     reports = pd.read_parquet(labels, filters=[("is_fraud", "==", 1)])
     validated = pd.read_parquet(inputs["training"] / "out_of_fold.parquet", columns=["transaction_id"])
-    needed = pd.Index(pd.concat([reports["transaction_id"], validated["transaction_id"]]).unique())
-    columns = [name for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "channel")
+    needed = pd.Index(pd.concat([judged, reports["transaction_id"], validated["transaction_id"]]).unique())
+    columns = [name for name in ("transaction_id", "customer_id", "terminal_id", "channel")
                if name in pq.read_schema(path).names]  # fmt: skip
-    rows = read_rows(path, lambda r: (r["event_time"] >= test_from) | r["transaction_id"].isin(needed), columns)
-    return rows.drop(columns="event_time"), reports
+    return read_rows(path, lambda rows: rows["transaction_id"].isin(needed), columns), reports
 
 
 def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[str, Any] | None:
@@ -53,21 +52,20 @@ def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[st
     Parameters
     ----------
     inputs
-        Folders of preprocessing, features and training.
+        Folders of preprocessing and features.
     test_from
         Only earlier payments are looked at: the test set is not for choosing.
 
     Returns
     -------
     dict
-        The content of ``own_file.json``, ``share_of_customers`` (that the models learned from), ``suspects``
+        The content of ``own_file.json``, ``suspects``
         (``column`` as the file calls it, ``reason``) and ``warnings`` (sentences).
     """
     folder = inputs["preprocessing"]
     if not (folder / "own_file.json").exists():
         return None
     own = files.read_json(folder / "own_file.json")
-    own["share_of_customers"] = files.read_json(inputs["training"] / "ladder.json")["share_of_customers"]
     names = {one["ours"]: one["file"] for one in own["columns"] if one["ours"]}
     suspects = [
         {"column": names.get(found["column"], found["column"]), "reason": found["reason"]}

@@ -96,6 +96,8 @@ def _opening(report: Mapping[str, Any]) -> str:
         f"{escape(champion['chosen_by'])}, and only then tried on {test['payments']:,} payments of {test['from']} to "
         f"{test['until']} (the last day is not included) that had no part in any choice.</p>"
     )
+    if report["sample"]["note"]:
+        text += f"<p class='note'>{escape(report['sample']['note'])}</p>"
     if not report["judged"]:
         return text + f"<p class='note'>{escape(report['note'])}</p>"
     found, money = report["models"][champion["name"]], report["money"]
@@ -148,8 +150,10 @@ def _money(report: Mapping[str, Any], fraud: np.ndarray, amount: np.ndarray, sco
     score = scores[report["champion"]["name"]]
     prices = type("Prices", (), {key: used[key] for key in ("chargeback_fee", "review_cost", "friction_cost")})
     thresholds, saved = economics.savings_curve(fraud, amount, score, prices)
+    share = report["sample"]["share"]  # of all payments that were judged: what the curve saves is that of all
+    saved = saved / share
     alerts = 1 - np.searchsorted(np.sort(score), thresholds) / len(score)  # share of payments at or above it
-    most = max(np.searchsorted(alerts, 4 * bill["alerts"] / len(score)), 2)
+    most = max(np.searchsorted(alerts, 4 * bill["alerts"] * share / len(score)), 2)
     cut = np.unique(np.linspace(0, min(most, len(saved) - 1), 200).astype(int))
     rows = [
         ["without a model", f"{bill['cost_without']:,.0f}"],
@@ -211,7 +215,8 @@ def _slices(report: Mapping[str, Any]) -> str:
         head = [name, "payments", "frauds", "found", "alerts that are fraud", "false alarms per honest customer",
                 "expected / observed frauds", "honest flagged"]  # fmt: skip
         text += _table(head, rows) + _prices(name, report["fairness"]["prices"].get(name, []))
-    small = f"<p>* fewer than {SMALL_GROUP} frauds or {FEW_VICTIMS} victims: mostly luck.</p>"
+    sampled = " among the payments that were judged" * (report["sample"]["share"] < 1)
+    small = f"<p>* fewer than {SMALL_GROUP} frauds or {FEW_VICTIMS} victims{sampled}: mostly luck.</p>"
     return "<h2>Groups</h2>" + text + small if text else ""
 
 
