@@ -50,6 +50,10 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``, ``estimated.parquet``,
     ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
 
+    The replayed customers stay with the champion's service to the end, and ``score`` and ``flagged`` in
+    ``scored.parquet`` are the champion's. After a promotion the bank as a whole is served by the new model:
+    ``served_score`` and ``served_flagged``, and from them the chart of missed fraud and the realized performance.
+
     Parameters
     ----------
     settings
