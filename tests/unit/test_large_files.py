@@ -222,7 +222,7 @@ def test_a_package_is_the_same_whether_its_history_was_read_or_streamed(bank, tm
     pd.testing.assert_frame_equal(before, older.reset_index(drop=True))
     later = payments["event_time"].between(first, week, inclusive="left")
     assert needed["transaction_id"].tolist()[len(older) :] == payments.loc[later, "transaction_id"].tolist()
-    packaging.write_history(source, tmp_path / "history", first)
+    packaging.write_history(source, tmp_path / "history", first, rows=400)
     for name, table, inside in (
         ("transactions", payments, payments["event_time"].between(since, first, inclusive="left")),
         ("labels", labels, labels["known_at"].between(since, first)),
