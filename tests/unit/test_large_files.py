@@ -74,12 +74,15 @@ def test_a_sample_holds_all_payments_of_its_customers_and_none_of_others(bank) -
     assert read_sample(path, len(every))[1] == 1
 
 
-def test_training_and_test_are_judged_on_the_same_customers(bank, tmp_path) -> None:
-    inputs, folder = bank
-    train = read_sample(inputs["features"] / "training_set.parquet", MOST)[0]["customer_id"]
-    test = score(bank, tmp_path, MOST).frame["customer_id"]
-    more = max(train, test, key=lambda ids: place(ids).max())
-    assert set(train) <= set(more) and set(test) <= set(more)
+def test_who_is_drawn_follows_from_the_id_alone_in_training_and_test(bank, tmp_path) -> None:
+    inputs, _ = bank
+    for name, found in (
+        ("training_set", read_sample(inputs["features"] / "training_set.parquet", MOST)[0]),
+        ("test_set", score(bank, tmp_path, MOST).frame),
+    ):
+        every = pd.read_parquet(inputs["features"] / f"{name}.parquet")
+        first = every[place(every["customer_id"]) < MOST / len(every)]
+        assert found["transaction_id"].tolist() == first["transaction_id"].tolist()
 
 
 def test_the_validation_of_a_sample_checks_as_large_a_share_of_the_cards() -> None:
