@@ -98,7 +98,7 @@ def _last_of_quiet(path: Path, since: pd.Timestamp, until: pd.Timestamp) -> np.n
     return np.unique(np.concatenate([rows[~rows.index.isin(awake[key])].to_numpy() for key, rows in last.items()]))
 
 
-def write_history(source: Path, target: Path, midnight: pd.Timestamp) -> None:
+def write_history(source: Path, target: Path, midnight: pd.Timestamp, rows: int | None = None) -> None:
     """Write the payments and labels of the last 31 days before a midnight, as `features.export_online` does.
 
     Parameters
@@ -109,18 +109,23 @@ def write_history(source: Path, target: Path, midnight: pd.Timestamp) -> None:
         The folder for the same two files.
     midnight
         Payments are those before it, labels those known by then.
+    rows
+        Rows in memory at a time; by default as many as the tables before have in a row group, so that texts that
+        many payments share are not written more often than there.
     """
     for name, time, inclusive in (("transactions", "event_time", "left"), ("labels", "known_at", "both")):
         write_batches(
-            _within(source / f"{name}.parquet", time, midnight - HISTORY, midnight, inclusive),
+            _within(source / f"{name}.parquet", time, midnight - HISTORY, midnight, inclusive, rows),
             target / f"{name}.parquet",
         )
 
 
-def _within(path: Path, time: str, since: pd.Timestamp, until: pd.Timestamp, inclusive: Any) -> Iterator[pa.Table]:
+def _within(
+    path: Path, time: str, since: pd.Timestamp, until: pd.Timestamp, inclusive: Any, rows: int | None
+) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet file whose time is in a period; without any, one empty table."""
     some = False
-    for table in read_batches(path, rows=PART):
+    for table in read_batches(path, rows=rows):
         inside = table.filter(pa.array(table[time].to_pandas().between(since, until, inclusive=inclusive)))
         if inside.num_rows:
             some = True

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 import lifecycle
 from lifecycle import contracts, economics, evaluation, files, training
 from lifecycle.errors import LifecycleError
-from lifecycle.evaluation import model_card
+from lifecycle.evaluation import model_card, own_data
+from lifecycle.evaluation.report import write_html
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,49 @@ def test_the_report_for_a_stranger_needs_no_other_file(built):
     page = (built[1] / "report.html").read_text()
     assert "http" not in page and "<script" not in page and "src=" not in page
     assert page.count("<svg") == 2 and "nan" not in page.lower().split("<h2>")[1]
+
+
+@pytest.fixture
+def stranger(foreign, tmp_path):
+    """The page of a foreign table with a column that knows the answer, as written for somebody who has one minute."""
+    inputs, out, _ = foreign
+    report, scores = files.read_json(out / "report.json"), pd.read_parquet(out / "test_scores.parquet")
+    suspect = {"column": "Refund <ref>", "reason": "is filled for frauds only"}
+    labels = {"observed": 0, "assumed": 900, "delay_days": 7, "unknown": 0}
+    report["own"] = {
+        "rows": 9_000, "transactions": "shop.csv", "labels_file": None, "absent": [], "time_zone": None,
+        "amount_unit": "cents", "labels": labels, "suspects": [suspect],
+        "columns": [{"file": "Refund <ref>", "ours": "x_refund", "kind": "category", "note": ""}],
+        "clock": {"skipped": 0, "twice": 0},
+    }  # fmt: skip
+    report["own"]["warnings"] = own_data._warnings(report["own"], [suspect])
+    arrays = {name: scores[name].to_numpy() for name in report["models"]}
+    write_html(report, pd.read_parquet(inputs["features"] / "test_set.parquet"), arrays, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_the_page_begins_with_the_leak_and_then_says_three_things(stranger):
+    body = stranger.split("</h1>")[1]
+    order = ["Read this first", "Refund &lt;ref&gt;", "What was done.", "shop.csv", "What the score is worth.",
+             "What to distrust.", "what stands above", "All models on the test period"]  # fmt: skip
+    places = [body.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_a_page_without_a_leak_raises_no_alarm(foreign):
+    page = (foreign[1] / "report.html").read_text()
+    assert "Read this first" not in page and page.index("What was done.") < page.index("<h2>")
+
+
+def test_the_page_fits_a_phone_and_a_dark_screen(stranger):
+    style, body = stranger.split("</style>")
+    assert "prefers-color-scheme: dark" in style and "overflow-x: auto" in style
+    assert not re.search(r"#[0-9a-f]{3,6}\b", body), "a color that does not change with the screen"
+    for kind in ("table", "svg"):  # each scrolls in a box of its own
+        assert body.count(f"<div class='wide'><{kind}") == body.count(f"<{kind}") > 0
+    used = set(re.findall(r"var\((--\w+)\)", stranger))
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    assert used <= set(re.findall(r"(--\w+):", light)) and used <= set(re.findall(r"(--\w+):", dark))
 
 
 def test_own_data_without_world_customers_or_all_labels(foreign):

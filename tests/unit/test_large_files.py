@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +74,15 @@ def test_a_sample_holds_all_payments_of_its_customers_and_none_of_others(bank) -
     assert read_sample(path, len(every))[1] == 1
 
 
-def test_training_and_test_are_judged_on_the_same_customers(bank, tmp_path) -> None:
-    inputs, folder = bank
-    train = read_sample(inputs["features"] / "training_set.parquet", MOST)[0]["customer_id"]
-    test = score(bank, tmp_path, MOST).frame["customer_id"]
-    more = max(train, test, key=lambda ids: place(ids).max())
-    assert set(train) <= set(more) and set(test) <= set(more)
+def test_who_is_drawn_follows_from_the_id_alone_in_training_and_test(bank, tmp_path) -> None:
+    inputs, _ = bank
+    for name, found in (
+        ("training_set", read_sample(inputs["features"] / "training_set.parquet", MOST)[0]),
+        ("test_set", score(bank, tmp_path, MOST).frame),
+    ):
+        every = pd.read_parquet(inputs["features"] / f"{name}.parquet")
+        first = every[place(every["customer_id"]) < MOST / len(every)]
+        assert found["transaction_id"].tolist() == first["transaction_id"].tolist()
 
 
 def test_the_validation_of_a_sample_checks_as_large_a_share_of_the_cards() -> None:
@@ -222,7 +228,7 @@ def test_a_package_is_the_same_whether_its_history_was_read_or_streamed(bank, tm
     pd.testing.assert_frame_equal(before, older.reset_index(drop=True))
     later = payments["event_time"].between(first, week, inclusive="left")
     assert needed["transaction_id"].tolist()[len(older) :] == payments.loc[later, "transaction_id"].tolist()
-    packaging.write_history(source, tmp_path / "history", first)
+    packaging.write_history(source, tmp_path / "history", first, rows=400)
     for name, table, inside in (
         ("transactions", payments, payments["event_time"].between(since, first, inclusive="left")),
         ("labels", labels, labels["known_at"].between(since, first)),
@@ -238,3 +244,62 @@ def test_judging_reads_of_the_payments_only_what_it_judges(bank) -> None:
     past = pd.read_parquet(inputs["training"] / "out_of_fold.parquet")["transaction_id"]
     assert set(found["transaction_id"]) == set(ids) | set(past) | set(reports["transaction_id"])
     assert len(known_frauds(reports, found)) == len(reports)
+
+
+# Memory
+
+_CHILD = """
+import sys
+from pathlib import Path
+from lifecycle.training import reading
+reading.PART = 5_000
+from model_data import SCHEMA, knobs
+from lifecycle import contracts, evaluation
+from lifecycle.deployment import packaging
+folder, most = Path(sys.argv[1]), int(sys.argv[2])
+names = ("features", "preprocessing", "training", "tuning")
+inputs, settings = {name: folder / name for name in names}, knobs("evaluation", folder / "data", most_rows=most)
+paths = (folder / "features" / name for name in ("training_set.parquet", "labels.parquet"))
+data = reading.read_data(*paths, folder / "preprocessing" / "transactions.parquet", SCHEMA, most)
+(folder / f"out-{most}").mkdir()
+evaluation.build(settings, inputs, folder / f"out-{most}")
+packaging.read_needed(folder / "source", contracts.midnight("2025-09-15"))
+packaging.write_history(folder / "source", folder / f"history-{most}", contracts.midnight("2025-09-15"), rows=5_000)
+# The most memory of this process; what getrusage says begins with that of the process that started it.
+most_memory = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(len(data.frame), int(most_memory.split()[1]) / 1e3)
+"""
+
+
+def peak(folder: Path, most_rows: int) -> float:
+    """Return the most memory, in MB, that learning, judging and packaging take of the files in a folder."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", _CHILD, str(folder), str(most_rows)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows, memory = done.stdout.split()
+    assert int(rows) <= 1.2 * most_rows
+    return float(memory)
+
+
+@pytest.fixture(scope="module")
+def files_of_two_sizes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = []
+    for rows in (120_000, 480_000):
+        folder = tmp_path_factory.mktemp(f"rows{rows}")
+        inputs = write_inputs(folder, world=False, rows=rows)
+        write_models(inputs, folder, folder / "data")
+        (folder / "source").mkdir()
+        for stage, name in (("preprocessing", "transactions"), ("features", "labels")):
+            (folder / "source" / f"{name}.parquet").symlink_to(inputs[stage] / f"{name}.parquet")
+        past = pd.read_parquet(inputs["training"] / "out_of_fold.parquet")
+        files.write_parquet(past.head(20_000), inputs["training"] / "out_of_fold.parquet")  # as if of a sample
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the most memory of a process is read from /proc")
+def test_memory_does_not_grow_with_the_file(files_of_two_sizes) -> None:
+    """Without a sample the larger file takes 58 MB more, with one 12."""
+    small, large = (peak(folder, 20_000) for folder in files_of_two_sizes)
+    assert large - small < 30, f"{small:.0f} MB for 120,000 payments, {large:.0f} MB for 480,000"
