@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import shutil
@@ -169,6 +170,7 @@ class _Job:
         scored = score_features(self._package, features.assemble(self._store, events))
         scored.insert(0, ROW, events[ROW].to_numpy())
         pq.write_table(pa.Table.from_pandas(scored, preserve_index=False), target)
+        gc.collect()  # Feast's objects hold each other in circles, and with them half a megabyte a part
 
     def _put_together(self, parts: list[Path], ends: list[tuple[int, int]], target: Path) -> None:
         """Write the scores of all parts into one file, in the order in which the payments were given."""
