@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--transactions", type=Path, required=True, help="CSV or Parquet file")
     score.add_argument("--map", type=Path, help="TOML file: the mapping that the model was trained with")
     score.add_argument("--out", type=Path, required=True, help="CSV or Parquet file to write")
+    score.add_argument("--memory", type=int, metavar="MB", help="how much of the file is held at a time; default 1000")
     score.set_defaults(command=_score)
 
     monitor = commands.add_parser("monitor", help="compare captured traffic with a baseline")
@@ -309,7 +310,10 @@ def _score(options: argparse.Namespace) -> None:
     from lifecycle import collection, deployment
 
     mapping = collection.read_mapping(options.map) if options.map else None
-    rows = deployment.score_file(options.model, options.transactions, options.out, mapping=mapping)
+    rows = deployment.score_file(
+        options.model, options.transactions, options.out, mapping, options.memory,
+        lambda sentence: print(sentence, file=sys.stderr),
+    )  # fmt: skip
     print(f"{rows:,} transactions scored into {options.out}.")
 
 

@@ -17,7 +17,7 @@ from foreign_tables import write_shop, write_transfers
 from lifecycle import collection, contracts, datasets, features, files
 from lifecycle.__main__ import main
 from lifecycle.datasets import readers
-from lifecycle.deployment.batch import read_payments
+from lifecycle.deployment.intake import read_batches
 from lifecycle.deployment.messages import BadRequest, RecordFormat, parse
 from lifecycle.errors import ContractError, LifecycleError
 from lifecycle.evaluation.own_data import _warnings, own_section, suspect_columns
@@ -287,10 +287,11 @@ def test_a_model_without_terminals_neither_asks_for_them_nor_minds_them(tmp_path
     with pytest.raises(BadRequest, match="field 'customer_id' is missing"):
         parse(json.dumps({k: v for k, v in body.items() if k != "customer_id"}).encode(), "application/json", form)
     pd.DataFrame([body]).to_csv(tmp_path / "new.csv", index=False)
-    assert read_payments(tmp_path / "new.csv", form)["terminal_id"].tolist() == [contracts.NO_ID]
+    (batch,) = read_batches(tmp_path / "new.csv", form, 10)
+    assert batch["terminal_id"].tolist() == [contracts.NO_ID]
     pd.DataFrame([{**body, "x_age": "old"}]).to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(ContractError, match="'x_age' is not a number"):
-        read_payments(tmp_path / "new.csv", form)
+        list(read_batches(tmp_path / "new.csv", form, 10))
 
 
 def test_the_page_says_what_was_done_and_what_the_score_is_worth() -> None:
