@@ -219,7 +219,7 @@ def stranger(foreign, tmp_path):
         "columns": [{"file": "Refund <ref>", "ours": "x_refund", "kind": "category", "note": ""}],
         "clock": {"skipped": 0, "twice": 0},
     }  # fmt: skip
-    report["own"]["warnings"] = own_data._warnings(report["own"], [suspect])
+    report["own"]["warnings"] = own_data.list_warnings(report["own"], [suspect])
     arrays = {name: scores[name].to_numpy() for name in report["models"]}
     write_html(report, pd.read_parquet(inputs["features"] / "test_set.parquet"), arrays, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
