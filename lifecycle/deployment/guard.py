@@ -33,6 +33,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     _in_head, _head_bytes, _status = True, 0, 400
+    _all_head = True  # whether the bytes just read end inside the head that they began in
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -44,8 +45,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Read some bytes, unless they are too many for a head."""
         if self._in_head:
             self._await_head()
+        self._all_head = self._in_head
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self._all_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(431)
@@ -65,12 +67,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Let the request in."""
-        self._in_head = False
+        self._all_head = False
         self._stop_waiting()
         if len(self.url) > MOST_HEAD_BYTES:
             self._status = 431
             raise _HeadTooLarge
         super().on_headers_complete()
+        self._in_head = False
 
     def on_message_complete(self) -> None:
         """Expect the head of the next request."""
@@ -96,10 +99,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, status: int) -> None:
-        """Say why and close, unless an answer to an earlier request is still being written."""
+        """Say why and close, unless the answer to an earlier request would be mistaken for this one."""
         self._stop_waiting()
-        under_way = self.cycle is not None and not self.cycle.response_complete
-        if not (self.transport.is_closing() or under_way):
+        earlier = self.cycle is not None and not self.cycle.response_complete
+        if earlier and not (self._in_head or self.pipeline):
+            earlier = self.cycle.response_started  # the mistake is in the body of this very request
+        if not (earlier or self.transport.is_closing()):
             body = json.dumps({"error": _SENTENCES[status]}).encode()
             head: list[Any] = [STATUS_LINE[status], b"content-type: application/json\r\nconnection: close\r\n"]
             head.append(b"content-length: " + str(len(body)).encode() + b"\r\n\r\n")

@@ -65,7 +65,7 @@ def wrong_values(draw: random.Random, count: int):
 
 def broken_bytes(draw: random.Random, count: int):
     """Good bodies, cut, in another encoding, or with bytes turned."""
-    encodings = ["utf-16", "utf-16-le", "utf-32", "utf-7", "cp037", "utf-8-sig"]
+    encodings = ["utf-16", "utf-16-le", "utf-32", "utf-7", "cp500", "utf-8-sig"]
     for number in range(count):
         kind = TYPES[number // 4 % 3]
         text = json.dumps(good(number) | {"channel": "é\u202e"}, ensure_ascii=False)
@@ -74,7 +74,7 @@ def broken_bytes(draw: random.Random, count: int):
         if number % 4 == 0:
             body = body[: draw.randrange(len(body))]
         elif number % 4 == 1:
-            body = bytearray(text.encode(draw.choice(encodings)))
+            body = bytearray(text.encode(draw.choice(encodings), "replace"))
         elif number % 4 == 2:
             for _ in range(draw.randint(1, 8)):
                 body[draw.randrange(len(body))] = draw.randrange(256)
