@@ -177,7 +177,7 @@ class Endpoint:
             known = self.journal.find([record["transaction_id"] for record in records])
             fresh = _first_places(records, known)
             if len(fresh) < len(records):
-                prepared = self._champion.features.prepare([records[place] for place in fresh])
+                prepared = prepared.take(fresh)
             events = self._answer([records[i] for i in fresh], [contents[i] for i in fresh], prepared)
             counted = self._in_history([record["transaction_id"] for record in records])
             self.journal.append(event for event in events if event.transaction_id not in counted)
