@@ -31,6 +31,7 @@ from lifecycle import settings
 from lifecycle.deployment import description, messages, workers
 from lifecycle.deployment.capture import Capture
 from lifecycle.deployment.endpoint import Endpoint
+from lifecycle.deployment.guard import GuardedProtocol
 from lifecycle.deployment.journal import JournalError
 from lifecycle.deployment.line import Asked, Line
 from lifecycle.deployment.messages import BadRequest
@@ -225,6 +226,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def server_settings(app: Any) -> uvicorn.Config:
+    """Return how an application is served: with limits on heads, and nothing of a request in a log."""
+    return uvicorn.Config(
+        app, http=GuardedProtocol, ws="none", log_level="error", access_log=False, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=DRAIN_SECONDS,
+    )  # fmt: skip
+
+
 def serve(
     model_dir: Path | str,
     port: int | None = None,
@@ -273,16 +282,7 @@ def serve(
         def answer() -> None:
             endpoint = first if count == 1 else Endpoint.open(model_dir, state_dir)
             capture = Capture(Path(capture_dir), clock) if capture_dir else None
-            config = uvicorn.Config(
-                create_app(endpoint, capture, gate=Gate(token)),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
-            _Server(config).run(sockets=[listener])
+            _Server(server_settings(create_app(endpoint, capture, gate=Gate(token)))).run(sockets=[listener])
             endpoint.close()
 
         answer() if count == 1 else workers.run(answer, count)
