@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from lifecycle.deployment.metrics import Measured
+
 MOST_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 
@@ -109,4 +111,6 @@ class GuardedProtocol(HttpToolsProtocol):
             head: list[Any] = [STATUS_LINE[status], b"content-type: application/json\r\nconnection: close\r\n"]
             head.append(b"content-length: " + str(len(body)).encode() + b"\r\n\r\n")
             self.transport.write(b"".join([*head, body]))
+            if isinstance(self.app, Measured):
+                self.app.count_refused(status)
         self.transport.close()
