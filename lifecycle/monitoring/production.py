@@ -33,6 +33,12 @@ NOTE_DAYS, PAGE_DAYS = 90, 365
 FRESH_HOURS = 24.0
 """Daily features are made at midnight: older ones than this belong to an earlier day."""
 
+SERVICE_RULES = {
+    "errors": (0.0, "The service refused or failed requests."),
+    "feature_age_hours": (FRESH_HOURS, "The nightly refresh of the online features did not come."),
+}
+"""Pages about the service itself: a column of ``daily.parquet``, its limit and what it means."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -229,13 +235,9 @@ def service_alarms(daily: pd.DataFrame) -> list[Alarm]:
     daily
         One row a day: errors, and feature_age_hours, the age of the oldest daily features in use.
     """
-    rules = {
-        "errors": (0.0, "The service refused or failed requests."),
-        "feature_age_hours": (FRESH_HOURS, "The nightly refresh of the online features did not come."),
-    }
     return [
         Alarm(f"{day:%Y-%m-%d}", name, "page", float(value), limit, what)
-        for name, (limit, what) in rules.items()
+        for name, (limit, what) in SERVICE_RULES.items()
         for day, value in daily[name].items()
         if value > limit
     ]
