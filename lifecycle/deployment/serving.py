@@ -1,26 +1,12 @@
-"""The features as the service needs them: in two steps, and with a memory that can take back its last ones."""
+"""The features as the service needs them: with a memory that can take back its last payments."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from lifecycle.features import OnlineFeatures, Recent, request_features
-from lifecycle.features.schema import VIEWS
-from lifecycle.features.windows import RECENT, to_units
-
-
-class Prepared(NamedTuple):
-    """Payments with all of their features but the recent activity.
-
-    `values` are columns by name; `keys` has customer, terminal, microseconds and ten-thousandths of each payment.
-    """
-
-    values: dict[str, Any]
-    keys: list[tuple[Any, Any, int, int]]
+from lifecycle.features import OnlineFeatures, Recent
 
 
 class Remembered(Recent):
@@ -65,29 +51,7 @@ class Remembered(Recent):
 
 
 class ServedFeatures(OnlineFeatures):
-    """Online features whose slow part (daily rows, texts) can be computed before the memory is locked."""
+    """Online features whose memory can take back a request."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.recent: Remembered = Remembered(self.recent._places)
-
-    def prepare(self, records: Sequence[Mapping[str, Any]]) -> Prepared:
-        """Compute all features of payments that do not depend on other payments of these minutes."""
-        columns = self._columns(records)
-        micros = columns["event_micros"]
-        values: dict[str, Any] = dict(columns)
-        for view, (key, prefix) in VIEWS.items():
-            values |= self._daily(view, key, prefix, columns[key], micros)
-        values |= request_features(values, self.schema["categories"], self._texts, self._numbers)
-        units = to_units(columns["amount"]).tolist()
-        keys = zip(columns["customer_id"], columns["terminal_id"], micros.tolist(), units, strict=True)
-        return Prepared(values, list(keys))
-
-    def finish(self, prepared: Prepared, observed: Sequence[tuple[float, ...]]) -> np.ndarray:
-        """Return the features of prepared payments, given the recent activity of each; see `transform`."""
-        recent = np.array(observed, dtype="float64").reshape(-1, len(RECENT)).T
-        values = prepared.values | dict(zip(RECENT, recent, strict=True))
-        matrix = np.empty((len(prepared.keys), len(self.names)), dtype="float32")
-        for position, name in enumerate(self.names):
-            matrix[:, position] = values[name]
-        return matrix
+    memory = Remembered
+    recent: Remembered

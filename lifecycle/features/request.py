@@ -1,11 +1,12 @@
-"""What is known from the payment itself, in NumPy, the same for a million rows and for one.
+"""What is known from the payment itself, the same for a million rows and for one.
 
-Feast's on-demand view calls `request_frame`, the service calls `request_features`; both end in the
-same lines, so the two paths cannot drift apart.
+Feast's on-demand view calls `request_frame`, the service calls `request_values` for a single payment and
+`request_features` for many; all end in the same lines, so the paths cannot drift apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lifecycle.errors import LifecycleError
-from lifecycle.features.text import text_names, vectorize
+from lifecycle.features.text import text_names, text_values, vectorize
 from lifecycle.features.windows import DAY, HOUR, WEB, to_micros
 
 CLOCK = ("hour", "weekday", "is_weekend", "is_night")
@@ -53,9 +54,41 @@ def encode(values: Any, vocabulary: Sequence[str]) -> np.ndarray:
     [1.0, -1.0, -1.0]
     """
     if isinstance(values, list):
-        positions = {word: float(position) for position, word in enumerate(vocabulary)}
-        return np.array([positions.get(value, -1.0) for value in values])
+        known = positions(vocabulary)
+        return np.array([known.get(value, -1.0) for value in values])
     return pd.Categorical(values, categories=list(vocabulary)).codes.astype("float64")
+
+
+def positions(vocabulary: Sequence[str]) -> dict[str, float]:
+    """Return the position of each word of a vocabulary.
+
+    Examples
+    --------
+    >>> positions(["online", "pos"])
+    {'online': 0.0, 'pos': 1.0}
+    """
+    return {word: float(position) for position, word in enumerate(vocabulary)}
+
+
+def _of_amount_and_time(amount: Any, micros: Any, mean: Any, largest: Any, there: Any) -> dict[str, Any]:
+    """Return the features of amount and time: of arrays, or of one payment's numbers (`amount` as np.float64)."""
+    hour = micros // HOUR % 24
+    weekday = (micros // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    return {
+        "amount": amount,
+        "log_amount": np.log1p(amount),
+        "hour": hour * 1.0,
+        "weekday": weekday * 1.0,
+        "is_weekend": (weekday >= 5) * 1.0,
+        "is_night": (hour < NIGHT_ENDS) * 1.0,
+        "amount_to_mean_30d": amount / mean,
+        "amount_to_max_30d": amount / largest,
+        "amount_to_terminal_mean_30d": amount / there,
+    }
+
+
+def _distance(home_x: Any, home_y: Any, x: Any, y: Any) -> Any:
+    return np.hypot(x - home_x, y - home_y)
 
 
 def request_features(
@@ -95,22 +128,9 @@ def request_features(
     amount = np.asarray(columns["amount"], dtype="float64")
     micros = np.asarray(columns["event_micros"], dtype="int64")
     mean, largest, there = (np.asarray(columns[name], dtype="float64") for name in INPUTS)
-    hour = (micros // HOUR) % 24
-    weekday = (micros // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    features: dict[str, np.ndarray] = {
-        "amount": amount,
-        "log_amount": np.log1p(amount),
-        "hour": hour.astype("float64"),
-        "weekday": weekday.astype("float64"),
-        "is_weekend": (weekday >= 5).astype("float64"),
-        "is_night": (hour < NIGHT_ENDS).astype("float64"),
-        "amount_to_mean_30d": amount / mean,
-        "amount_to_max_30d": amount / largest,
-        "amount_to_terminal_mean_30d": amount / there,
-    }
+    features: dict[str, np.ndarray] = _of_amount_and_time(amount, micros, mean, largest, there)
     if all(name in columns for name in COORDINATES):
-        home_x, home_y, x, y = (np.asarray(columns[name], dtype="float64") for name in COORDINATES)
-        distance = np.hypot(x - home_x, y - home_y)
+        distance = _distance(*(np.asarray(columns[name], dtype="float64") for name in COORDINATES))
         if "channel" in (categories or {}):
             distance = np.where(np.asarray(columns["channel"], dtype=object) == WEB, np.nan, distance)
         features["distance_from_home"] = distance
@@ -119,6 +139,46 @@ def request_features(
     for name, fitted in (texts or {}).items():
         features |= dict(zip(text_names({name: fitted}), vectorize(columns[name], fitted).T, strict=True))
     features |= {name: np.asarray(columns[name], dtype="float64") for name in numbers}
+    return features
+
+
+def request_values(
+    payment: Mapping[str, Any],
+    codes: Mapping[str, Mapping[str, float]] | None = None,
+    texts: Mapping[str, Any] | None = None,
+    numbers: Sequence[str] = (),
+) -> dict[str, float]:
+    """Compute `request_features` of one payment, to the last bit, without an array for each number.
+
+    Parameters
+    ----------
+    payment
+        What `request_features` takes as columns, as plain numbers and texts.
+    codes
+        The `positions` of each category column's vocabulary.
+    texts
+        Fitted texts that `text.prepare` has made ready.
+    numbers
+        See `request_features`.
+
+    Examples
+    --------
+    >>> out = request_values({"amount": 30.0, "event_micros": 0, "customer_amount_mean_30d": 20.0,
+    ...     "customer_amount_max_30d": 60.0, "terminal_amount_mean_30d": 15.0})
+    >>> float(out["amount_to_mean_30d"]), out["hour"], out["weekday"]
+    (1.5, 0.0, 3.0)
+    """
+    codes, amount = codes or {}, np.float64(payment["amount"])  # NumPy's division by zero gives infinity, in both paths
+    features = _of_amount_and_time(amount, payment["event_micros"], *(payment[name] for name in INPUTS))
+    if all(name in payment for name in COORDINATES):
+        nowhere = "channel" in codes and payment["channel"] == WEB
+        features["distance_from_home"] = math.nan if nowhere else _distance(*(payment[name] for name in COORDINATES))
+    for name, known in codes.items():
+        features[f"{name}_code"] = known.get(payment[name], -1.0)
+    for name, fitted in (texts or {}).items():
+        features |= zip(fitted["names"], text_values(payment[name], fitted), strict=True)
+    for name in numbers:
+        features[name] = math.nan if payment[name] is None else float(payment[name])
     return features
 
 

@@ -73,18 +73,35 @@ def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     if "rows" not in fitted:
         fitted = prepare({"text": fitted})["text"]
+    return np.array([text_values(text, fitted) for text in values]).reshape(-1, fitted["weights"].shape[1])
+
+
+def text_values(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the features of one text, given weights that `prepare` has made ready; see `vectorize`.
+
+    Examples
+    --------
+    >>> text_values("a taxi", prepare({"text": {"buckets": 1, "length": 3, "weights": [[500, -20]]}})["text"])
+    (0.5, -0.02)
+    """
     rows = fitted["rows"]
-    if len(rows) > REMEMBERED:
-        rows.clear()
-    for text in {text for text in values if text not in rows}:
-        rows[text] = _row(text, fitted)
-    return np.array([rows[text] for text in values]).reshape(-1, fitted["weights"].shape[1])
+    found = rows.get(text)
+    if found is None:
+        if len(rows) > REMEMBERED:
+            rows.clear()
+        found = rows[text] = _row(text, fitted)
+    return found
 
 
 def prepare(texts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return fitted texts with their weights as arrays and room to remember what was computed, for many calls."""
     return {
-        name: {**fitted, "weights": np.array(fitted["weights"], dtype="int64"), "rows": {}}
+        name: {
+            **fitted,
+            "names": text_names({name: fitted}),
+            "weights": np.array(fitted["weights"], dtype="int64"),
+            "rows": {},
+        }
         for name, fitted in texts.items()
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from lifecycle import features, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features import windows
-from lifecycle.features.request import INPUTS
+from lifecycle.features.request import INPUTS, request_values
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +370,61 @@ def test_online_features_equal_the_offline_table_to_the_last_bit(bank, artifact,
     theirs = features.assemble(features.open_store(artifact), today)[online.names].to_numpy("float32")
     assert len(ours) > 100
     np.testing.assert_array_equal(ours, theirs)
+
+
+TEXTS = st.one_of(st.none(), st.text(max_size=12), st.sampled_from(["online", "pos", "fuel", "UMBER TAXI 7 hill", ""]))
+RECORDS = st.fixed_dictionaries(
+    {
+        "event_time": st.datetimes(pd.Timestamp("2025-08-04"), pd.Timestamp("2025-08-07")).map(
+            lambda moment: f"{moment.isoformat()}Z"
+        ),
+        "customer_id": st.one_of(st.integers(-1, 62), st.integers(-(2**63), 2**63 - 1)),
+        "terminal_id": st.one_of(st.integers(-1, 82), st.integers(-(2**63), 2**63 - 1)),
+        "amount": st.one_of(st.floats(0, 1e12, exclude_min=True), st.integers(1, 10**12)),
+    },
+    optional={"channel": TEXTS, "merchant_category": TEXTS, "merchant_text": TEXTS},
+)
+
+
+@pytest.fixture(scope="module")
+def both_paths(online_folder):
+    """The online features twice, with one history: for payments one by one, and for payments as columns."""
+    pair = [features.OnlineFeatures(online_folder) for _ in range(2)]
+    for one in pair:
+        one.recent.seed(pd.read_parquet(online_folder / "history" / "transactions.parquet"))
+    return pair
+
+
+@settings(max_examples=300, deadline=None)
+@given(records=st.lists(RECORDS, min_size=1, max_size=6), places=st.lists(st.integers(0, 5), max_size=4))
+def test_payments_one_by_one_and_payments_as_columns_have_the_same_features_to_the_last_bit(
+    both_paths, records, places
+):
+    made = []
+    for one, few in zip(both_paths, (100, 0), strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lifecycle.features.online.FEW", few)
+            prepared = one.prepare(records)
+        assert isinstance(prepared.values, list) == (few > 0)
+        some = prepared.take([place % len(records) for place in places])
+        seen = [one.recent.look_one(*key[:3]) for key in some.keys]
+        observed = [one.recent.observe_one(*key) for key in prepared.keys]
+        made.append((one.finish(prepared, observed).tobytes(), one.finish(some, seen).tobytes(), prepared.keys))
+    assert made[0] == made[1]
+
+
+def test_the_features_of_one_payment_are_those_of_many_where_the_past_is_missing_or_zero():
+    past = itertools.product([30.0, 0.0, float("nan"), 1e-300], repeat=3)
+    rows = [(amount, micros, *means) for amount in (0.001, 7.35, 1e12) for micros in (0, 10**15 + 7) for means in past]
+    names = ("amount", "event_micros", *INPUTS)
+    with np.errstate(divide="ignore", over="ignore"):
+        columns = features.request_features(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+        for place, row in enumerate(rows):
+            values = request_values(dict(zip(names, row, strict=True)))
+            theirs = {name: column[place] for name, column in columns.items()}
+            assert {name: np.float64(value).tobytes() for name, value in values.items()} == {
+                name: value.tobytes() for name, value in theirs.items()
+            }
 
 
 def test_recent_activity_replayed_equals_the_windows():

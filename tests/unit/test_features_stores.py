@@ -17,6 +17,7 @@ from needs import need
 
 from lifecycle import features, files
 from lifecycle.features import execution, store
+from lifecycle.features.online import FeastRows
 
 DAY = "2025-08-05"
 ENVIRONMENT = {
@@ -103,6 +104,18 @@ def test_redis_and_sqlite_and_the_offline_snapshot_hold_the_same_values(view, st
                 table[column].to_numpy("float64"), offline[column].to_numpy("float64"), err_msg=f"{name}: {column}"
             )
     print(f"{view}: {len(offline)} entities, {len(offline.columns)} fields, equal in SQLite, Redis and Parquet")
+
+
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+@pytest.mark.parametrize("view", store.VIEWS)
+def test_the_service_reads_what_feast_answers(view, name, stores):
+    key, _ = store.VIEWS[view]
+    fields = features.load_schema(stores[name].config.repo_path)["fields"][view]
+    ids = [7, 10**9, 0, 149, -1]
+    ours = FeastRows(stores[name]).read(view, key, ids, fields)
+    theirs = online_values(stores[name], view, ids)[fields].to_numpy("float64")
+    assert np.isnan(ours[1]).all() and not np.isnan(ours[0]).all()
+    np.testing.assert_array_equal(np.array(ours), theirs)
 
 
 def test_an_entity_unknown_to_redis_is_missing_and_not_an_error(stores):
