@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import shutil
@@ -36,15 +37,14 @@ from lifecycle.deployment.scorer import APPROVE, REVIEW, load_model
 from lifecycle.errors import LifecycleError
 from lifecycle.features import execution
 from lifecycle.features.schema import VIEWS
-from lifecycle.features.windows import DAY, RECENT
+from lifecycle.features.windows import DAY, to_micros
 from lifecycle.source import code_hash
 
 BEFORE_HISTORY = pd.Timedelta(days=32)
 OUTPUT = ("transaction_id", "event_time", "score", "decision")
 
-EVENTS = "events.parquet"
-ROW_GROUP = 20_480
-"""Rows of a row group of `EVENTS`: a part reads few rows that are not its own."""
+HISTORY, RECENT_FILE = "history.parquet", "recent.parquet"
+"""In a folder of features: the times of the package's payments, and the recent activity of these and the file's."""
 
 MEMORY = 1_000
 """Megabytes of the file and its features that are held at a time, beside what the program itself needs."""
@@ -55,6 +55,9 @@ ROWS_PER_MB = 250
 
 BUCKET_PER_MB = 2_500
 """Payments and daily snapshots whose windows are computed at a time."""
+
+CHUNK_PER_MB = 1_000
+"""Rows of such windows that are put together at a time."""
 
 SNAPSHOTS = 4
 """Daily snapshots that a part may meet, for each of its payments."""
@@ -118,6 +121,9 @@ def score_file(
         except duckdb.Error as error:
             if files.is_full(error):
                 raise files.full_disk(out) from error
+            if isinstance(error, duckdb.OutOfMemoryException):
+                sentence = f"{memory} MB of memory are too few for {path}: give more with --memory."
+                raise LifecycleError(sentence) from error
             raise
 
 
@@ -139,12 +145,12 @@ class _Job:
         store = self._work.once(
             "features", lambda folder: write_features(self._package, payments, labels, folder, self._memory)
         )
-        plan = enumerate(_plan(store, self._rows))
+        ends = _plan(payments, store, self._rows)
         parts = [
-            self._work.once(f"part-{number:06}", functools.partial(self._score_part, store, *ends))
-            for number, ends in plan
+            self._work.once(f"part-{number:06}", functools.partial(self._score_part, payments, store, *both))
+            for number, both in enumerate(ends)
         ]
-        whole = self._work.once(f"whole{out.suffix}", lambda target: self._put_together(parts, target))
+        whole = self._work.once(f"whole{out.suffix}", lambda target: self._put_together(parts, ends, target))
         rows = pq.read_metadata(payments).num_rows
         self._work.finish(whole)
         return rows
@@ -157,23 +163,22 @@ class _Job:
             frames = intake.read_own(path, package, mapping or {}, self._rows, spill, self._memory)
         intake.write_payments(frames, package.record_format, target, path, self._memory)
 
-    def _score_part(self, folder: Path, start: int, stop: int, target: Path) -> None:
-        """Score some payments of the file of events, in the order of time."""
+    def _score_part(self, payments: Path, folder: Path, start: int, stop: int, target: Path) -> None:
+        """Score some payments, in the order of time."""
         self._store = self._store or features.open_store(folder)
-        events = _read_slice(folder / EVENTS, start, stop)
+        events = read_events(payments, folder, start, stop)
         scored = score_features(self._package, features.assemble(self._store, events))
         scored.insert(0, ROW, events[ROW].to_numpy())
         pq.write_table(pa.Table.from_pandas(scored, preserve_index=False), target)
+        gc.collect()  # Feast's objects hold each other in circles, and with them half a megabyte a part
 
-    def _put_together(self, parts: list[Path], target: Path) -> None:
+    def _put_together(self, parts: list[Path], ends: list[tuple[int, int]], target: Path) -> None:
         """Write the scores of all parts into one file, in the order in which the payments were given."""
-        files_of = "[" + ", ".join(map(quoted, parts)) + "]"
-        query = f"SELECT {', '.join(OUTPUT)} FROM read_parquet({files_of}) ORDER BY {ROW}"
-        with database(self._work.folder, f"{self._memory}MB") as db, contextlib.ExitStack() as stack:
-            writer = None
-            for table in _regrouped(db.sql(query).to_arrow_reader(self._rows), self._rows):
+        writer = None
+        with contextlib.ExitStack() as stack:
+            for table in self._in_order(parts, ends, stack):
                 frame = table.to_pandas()
-                if target.suffixes[0] == ".csv":
+                if ".csv" in target.suffixes:
                     moments = frame["event_time"].dt.tz_localize(None).to_numpy("datetime64[us]")
                     frame["event_time"] = np.char.add(np.datetime_as_string(moments), "Z")
                     frame.to_csv(target, index=False, mode="a", header=writer is None)
@@ -182,6 +187,22 @@ class _Job:
                     made = pa.Table.from_pandas(frame, preserve_index=False)
                     writer = writer or stack.enter_context(pq.ParquetWriter(target, made.schema, compression="zstd"))
                     writer.write_table(made)
+
+    def _in_order(
+        self, parts: list[Path], ends: list[tuple[int, int]], stack: contextlib.ExitStack
+    ) -> Iterator[pa.Table]:
+        """Yield the scores in the order of the file; where that is the order of time, no sort of all is needed."""
+        spans = [pq.read_metadata(part).row_group(0).column(0).statistics for part in parts]
+        if all((s.min, s.max + 1) == both for s, both in zip(spans, ends, strict=True)):
+            for part in parts:
+                yield pq.read_table(part).sort_by(ROW).select(list(OUTPUT))
+            return
+        ordered = self._work.folder / "ordered.making"
+        with database(self._work.folder, f"{self._memory}MB") as db:
+            names = ", ".join(map(quoted, parts))
+            query = f"SELECT {', '.join(OUTPUT)} FROM read_parquet([{names}]) ORDER BY {ROW}"
+            db.execute(f"COPY ({query}) TO {quoted(ordered)} (FORMAT parquet, ROW_GROUP_SIZE {intake.ROW_GROUP})")
+        yield from _regrouped(stack.enter_context(pq.ParquetFile(ordered)).iter_batches(self._rows), self._rows)
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -198,6 +219,30 @@ def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Tabl
         yield pa.Table.from_batches(held)
 
 
+def read_events(payments: Path, folder: Path, start: int, stop: int) -> pd.DataFrame:
+    """Read some payments with their recent activity, as `features.assemble` takes them.
+
+    Parameters
+    ----------
+    payments
+        A file made by `intake.write_payments`.
+    folder
+        The folder that `write_features` made of it.
+    start, stop
+        The number of the first payment, and of the first one that is not wanted.
+    """
+    events = _read_slice(payments, start, stop)
+    # Both files are in the order of time, so the activity stands as much further on as there is history before it.
+    history = pq.read_table(folder / HISTORY)["micros"].to_numpy()
+    first, last = to_micros(events["event_time"].iloc[[0, -1]])
+    before = np.searchsorted(history, first, side="left"), np.searchsorted(history, last, side="right")
+    recent = _read_slice(folder / RECENT_FILE, start + int(before[0]), stop + int(before[1]))
+    rows = pd.Index(recent.pop("transaction_id")).get_indexer(events["transaction_id"])
+    if (rows < 0).any():
+        raise LifecycleError(f"{folder / RECENT_FILE} lacks some payments of {payments}; start the batch job anew.")
+    return pd.concat([events, recent.iloc[rows].reset_index(drop=True)], axis=1)
+
+
 def _read_slice(path: Path, start: int, stop: int) -> pd.DataFrame:
     """Read the rows from `start` to before `stop` of a Parquet file, and only the row groups that hold them."""
     with pq.ParquetFile(path) as file:
@@ -208,15 +253,15 @@ def _read_slice(path: Path, start: int, stop: int) -> pd.DataFrame:
         return table.slice(start - before, stop - start).to_pandas()
 
 
-def _plan(folder: Path, rows: int) -> list[tuple[int, int]]:
-    """Return the parts of the events: each of at most `rows` payments, over few enough days for their snapshots."""
-    names = [quoted(folder / f"{view}.parquet") for view in VIEWS]
+def _plan(payments: Path, folder: Path, rows: int) -> list[tuple[int, int]]:
+    """Return the parts of the payments: each of at most `rows`, over few enough days for the snapshots they meet."""
     with database(folder.parent) as db:
         days = db.sql(
-            f"SELECT epoch_us(event_time) // {DAY} AS day, count(*) AS n FROM read_parquet({quoted(folder / EVENTS)}) "
+            f"SELECT epoch_us(event_time) // {DAY} AS day, count(*) AS n FROM read_parquet({quoted(payments)}) "
             "GROUP BY 1 ORDER BY 1"
         ).fetchall()
         query = "SELECT count(*) / count(DISTINCT event_timestamp) FROM read_parquet({})"
+        names = [quoted(folder / f"{view}.parquet") for view in VIEWS]
         entities = sum(db.sql(query.format(name)).fetchall()[0][0] for name in names)
     return cut(days, rows, int(SNAPSHOTS * rows // entities))
 
@@ -292,12 +337,12 @@ def feature_table(package: Package, payments: pd.DataFrame, labels: pd.DataFrame
         given, folder = Path(scratch) / "payments.parquet", Path(scratch) / "features"
         intake.write_payments([payments], package.record_format, given, "the table of payments", MEMORY)
         write_features(package, given, labels, folder, MEMORY)
-        events = pd.read_parquet(folder / EVENTS).sort_values(ROW, ignore_index=True)
+        events = read_events(given, folder, 0, len(payments)).sort_values(ROW, ignore_index=True)
         return features.assemble(features.open_store(folder), events)
 
 
 def write_features(package: Package, payments: Path, labels: pd.DataFrame | None, folder: Path, memory: int) -> None:
-    """Write a folder that `features.assemble` can join payments with, and the payments with their recent activity.
+    """Write a folder that `features.assemble` can join payments with, and the recent activity before each payment.
 
     Parameters
     ----------
@@ -308,7 +353,7 @@ def write_features(package: Package, payments: Path, labels: pd.DataFrame | None
     labels
         What has become known since the package was made, if anything.
     folder
-        The folder to make. `EVENTS` in it has the payments in the order of time.
+        The folder to make.
     memory
         Megabytes that the database may hold; it spills the rest into `folder`.
     """
@@ -321,24 +366,14 @@ def write_features(package: Package, payments: Path, labels: pd.DataFrame | None
     packaged = pd.read_parquet(history / "labels.parquet")
     files.write_parquet(packaged if labels is None else _union(packaged, labels), folder / "labels.parquet")
     with database(folder, f"{memory}MB") as db:
-        _write_transactions(db, package, payments, folder / "transactions.parquet")
-    execution.write_tables(folder, folder, memory * BUCKET_PER_MB, f"{memory}MB")
-    with database(folder, f"{memory}MB") as db:
-        recent = ", ".join(f"r.{name}" for name in RECENT)
-        both = (
-            f"SELECT p.*, {recent} FROM read_parquet({quoted(payments)}) p "
-            f"JOIN read_parquet({quoted(folder / 'recent.parquet')}) r USING (transaction_id)"
-        )
-        db.execute(
-            f"COPY ({both} ORDER BY p.event_time, p.{ROW}) TO {quoted(folder / EVENTS)} "
-            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
-        )
-    for name in ("transactions", "recent"):
-        (folder / f"{name}.parquet").unlink()
+        db.execute("SET preserve_insertion_order = false")
+        _write_transactions(db, package, payments, folder)
+    execution.write_tables(folder, folder, memory * BUCKET_PER_MB, f"{memory}MB", memory * CHUNK_PER_MB)
+    (folder / "transactions.parquet").unlink()
 
 
-def _write_transactions(db: duckdb.DuckDBPyConnection, package: Package, payments: Path, target: Path) -> None:
-    """Write the payments of the package's history and of a file into one file, each once."""
+def _write_transactions(db: duckdb.DuckDBPyConnection, package: Package, payments: Path, folder: Path) -> None:
+    """Write the payments of the package's history and of a file into one file, each once, and `HISTORY`."""
     history, given = package.folder / "online" / "history", f"read_parquet({quoted(payments)})"
     first_day = contracts.midnight(package.manifest["first_day"])
     ((earliest,),) = db.sql(f"SELECT epoch_us(min(event_time)) FROM {given}").fetchall()
@@ -354,9 +389,14 @@ def _write_transactions(db: duckdb.DuckDBPyConnection, package: Package, payment
         f"SELECT {', '.join(names)} FROM read_parquet({quoted(history / f'{table}.parquet')})"
         for table, names in (("older", moved), ("transactions", columns))
     )
+    db.execute(f"CREATE TABLE known AS SELECT k.* FROM ({known}) k ANTI JOIN {given} p USING (transaction_id)")
+    how = "(FORMAT parquet, COMPRESSION zstd)"
     db.execute(
-        f"COPY (SELECT k.* FROM ({known}) k ANTI JOIN {given} p USING (transaction_id) "
-        f"UNION ALL SELECT {', '.join(CONTRACT)} FROM {given}) TO {quoted(target)} (FORMAT parquet, COMPRESSION zstd)"
+        f"COPY (SELECT epoch_us(event_time) AS micros FROM known ORDER BY 1) TO {quoted(folder / HISTORY)} {how}"
+    )
+    db.execute(
+        f"COPY (FROM known UNION ALL SELECT {', '.join(CONTRACT)} FROM {given}) "
+        f"TO {quoted(folder / 'transactions.parquet')} {how}"
     )
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lifecycle.deployment import releases
 from lifecycle.deployment.artifact import JOURNAL, open_package
 from lifecycle.deployment.journal import Event, Journal, content_of
@@ -99,7 +97,7 @@ class Endpoint:
         self.memory = scorer.features.recent
         self.journal = journal
         self._folder = folder
-        self._history = np.sort(np.asarray(history))
+        self._history = frozenset(history)
         self._trial = _Trial()
         self._stamp: tuple[int, int] | None = None
         self._loading: threading.Thread | None = None
@@ -259,12 +257,8 @@ class Endpoint:
             if transaction not in counted:
                 self.memory.observe_one(*event)
 
-    def _in_history(self, ids: list[Any]) -> set[Any]:
-        if not len(self._history) or not ids:
-            return set()
-        asked = np.asarray(ids)
-        places = np.searchsorted(self._history, asked).clip(max=len(self._history) - 1)
-        return set(asked[self._history[places] == asked].tolist())
+    def _in_history(self, ids: list[Any]) -> frozenset[Any]:
+        return self._history.intersection(ids)
 
     def _follow(self) -> None:
         """Take over a change of the aliases, once the versions it names are loaded."""

@@ -1,16 +1,19 @@
 """How the batch job reads a file of payments: some rows at a time, each of them checked, into one Parquet file.
 
-The file may be larger than memory. What the Parquet file holds is typed, in the order of the rows, with their number.
+The file may be larger than memory. What the Parquet file holds is typed, in the order of time, with the place that each
+payment had.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +28,11 @@ from lifecycle.errors import ContractError, LifecycleError
 
 ROW = "row"
 """The column that says where in the file a payment was."""
+
+ORDER = ("event_time", "transaction_id")
+
+ROW_GROUP = 20_480
+"""Rows of a row group: who reads a part reads few rows that are not in it."""
 
 _ZONE = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
 
@@ -153,7 +161,7 @@ def read_own(
 def write_payments(
     frames: Iterable[pd.DataFrame], record_format: RecordFormat, target: Path, where: Path | str, memory: int
 ) -> None:
-    """Write checked payments as one Parquet file: `ROW`, the contract's columns, the model's attributes.
+    """Write checked payments as one Parquet file in the order of time: `ROW`, the contract, the model's attributes.
 
     Parameters
     ----------
@@ -162,18 +170,18 @@ def write_payments(
     record_format
         Says the types of ids and attributes.
     target
-        The file to write.
+        The file to write; payments of one instant are in the order of their ids.
     where
         What the payments are called in an error.
     memory
-        Megabytes that the search for repeated ids may hold; the rest is spilled beside the file.
+        Megabytes that the sort and the search for repeated ids may hold; the rest is spilled beside the file.
 
     Raises
     ------
     ContractError
         If a transaction id is repeated.
     """
-    schema, row = _schema(record_format), 0
+    schema, row, last, in_order = _schema(record_format), 0, None, True
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for frame in frames:
             columns = {ROW: pd.RangeIndex(row, row + len(frame)).to_numpy()}
@@ -181,9 +189,28 @@ def write_payments(
                 is_text = schema.field(name).type == pa.string()
                 values = frame[name] if name in frame else pd.Series(None, index=frame.index, dtype=object)
                 columns[name] = (values.astype("string") if is_text else values).array
-            writer.write_table(pa.Table.from_pandas(pd.DataFrame(columns), schema, preserve_index=False))
-            row += len(frame)
-    _refuse_repeated(target, where, memory)
+            typed = pd.DataFrame(columns)
+            writer.write_table(pa.Table.from_pandas(typed, schema, preserve_index=False), row_group_size=ROW_GROUP)
+            keys = pd.MultiIndex.from_frame(pd.concat([last, typed[list(ORDER)]]))
+            row, last, in_order = (
+                row + len(frame),
+                typed[list(ORDER)].tail(1),
+                in_order and keys.is_monotonic_increasing,
+            )
+    with database(target.parent, f"{memory}MB") as db:
+        _refuse_repeated(db, target, where)
+        if not in_order:
+            _sort(db, target)
+
+
+def _sort(db: duckdb.DuckDBPyConnection, payments: Path) -> None:
+    """Put a file of payments in the order of time; what does not fit into memory is sorted on the disk."""
+    by_time = payments.with_name(f"{payments.name}.by-time")
+    db.execute(
+        f"COPY (FROM read_parquet({quoted(payments)}) ORDER BY {', '.join(ORDER)}) TO {quoted(by_time)} "
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+    )
+    os.replace(by_time, payments)
 
 
 def _schema(record_format: RecordFormat) -> pa.Schema:
@@ -194,21 +221,20 @@ def _schema(record_format: RecordFormat) -> pa.Schema:
     return pa.schema([(ROW, pa.int64()), *((name, kinds[name]) for name in CONTRACT), *further])
 
 
-def _refuse_repeated(payments: Path, where: Path | str, memory: int) -> None:
+def _refuse_repeated(db: duckdb.DuckDBPyConnection, payments: Path, where: Path | str) -> None:
     """Raise a ContractError if a transaction id occurs twice in the whole file."""
-    with database(payments.parent, f"{memory}MB") as db:
-        db.execute(
-            f"CREATE TABLE repeated AS SELECT transaction_id, count(*) AS n, min({ROW}) AS first "
-            f"FROM read_parquet({quoted(payments)}) GROUP BY 1 HAVING n > 1"
+    db.execute(
+        f"CREATE TABLE repeated AS SELECT transaction_id, count(*) AS n, min({ROW}) AS first "
+        f"FROM read_parquet({quoted(payments)}) GROUP BY 1 HAVING n > 1"
+    )
+    ((rows,),) = db.sql("SELECT coalesce(sum(n), 0) FROM repeated").fetchall()
+    if rows:
+        first = db.sql("SELECT transaction_id FROM repeated ORDER BY first LIMIT 3").fetchall()
+        values = ", ".join(repr(str(value)) for (value,) in first)
+        raise ContractError(
+            f"{where}: column 'transaction_id' is repeated in {int(rows):,} rows (first values: {values}); "
+            "correct or remove these rows."
         )
-        ((rows,),) = db.sql("SELECT coalesce(sum(n), 0) FROM repeated").fetchall()
-        if rows:
-            first = db.sql("SELECT transaction_id FROM repeated ORDER BY first LIMIT 3").fetchall()
-            values = ", ".join(repr(str(value)) for (value,) in first)
-            raise ContractError(
-                f"{where}: column 'transaction_id' is repeated in {int(rows):,} rows (first values: {values}); "
-                "correct or remove these rows."
-            )
 
 
 def _refuse(values: pd.Series, bad: pd.Series, place: Path | str, problem: str) -> None:

@@ -6,7 +6,8 @@ it had and is counted once. Several processes may share one journal; a lock file
 each reads what the others wrote before it writes itself.
 
 SQLite's write-ahead log survives the end of a process without a call to the disk. Against a loss of power, `fsync`
-waits for the disk at each commit, at the price of its latency.
+waits for the disk at each commit, at the price of its latency. What is in the log is moved into the database beside the
+answers, by a thread that waits for the disk (`_Mover`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +39,14 @@ CREATE TABLE IF NOT EXISTS events (
 """
 _MOST_IDS = 500  # parameters in one statement; SQLite takes 32,766
 
+LOG_BYTES = 16 * 2**20
+"""The write-ahead log is moved into the database when it has become so large."""
+
+MOVE_SECONDS = 0.5
+"""How often its size is looked at."""
+
+_log = logging.getLogger(__name__)
+
 
 class JournalError(LifecycleError):
     """The journal could not be read or written; nothing of the request was counted."""
@@ -54,6 +66,43 @@ class Event(NamedTuple):
     version: str
     other_score: float | None = None
     other_version: str | None = None
+
+
+class _Mover(threading.Thread):
+    """Moves the write-ahead log into the database, so that no answer waits for it.
+
+    Most of the log is moved, and awaited on the disk, while payments are written on; then the writers wait for the
+    little that came in the meantime, so that the log begins anew. SQLite's own way is to let a commit do all of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(name="journal", daemon=True)
+        self._path, self._over = path, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Look at the size of the log until `close`."""
+        while not self._over.wait(MOVE_SECONDS):
+            try:
+                if self._path.with_name(f"{self._path.name}-wal").stat().st_size > LOG_BYTES:
+                    self.move()
+            except FileNotFoundError:
+                continue
+            except (sqlite3.Error, OSError) as error:
+                _log.error("the journal's log could not be moved into its database: %s", error)
+
+    def move(self) -> None:
+        """Move all of the log."""
+        with contextlib.closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with open(self._path.with_suffix(".lock"), "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """End the thread."""
+        self._over.set()
+        self.join()
 
 
 class Journal:
@@ -84,6 +133,7 @@ class Journal:
         self.seen = 0
         self._path = None if folder is None else Path(folder) / FILE
         self._lock = None
+        self._mover: _Mover | None = None
         try:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +147,9 @@ class Journal:
             raise self._sentence(error) from None
         except OSError as error:
             raise JournalError(str(as_sentence(error, self._path or Path(FILE)))) from None
+        if self._path is not None:
+            self._mover = _Mover(self._path)
+            weakref.finalize(self, self._mover._over.set)
 
     def _open(self, fsync: bool) -> None:
         run = self._connection.execute
@@ -106,6 +159,7 @@ class Journal:
         if verdict != "ok":
             raise sqlite3.DatabaseError("malformed")
         run(_TABLE)
+        run("PRAGMA wal_autocheckpoint = 0")
         run("DELETE FROM events WHERE micros < (SELECT max(micros) FROM events) - ?", (KEPT,))
 
     @contextlib.contextmanager
@@ -184,6 +238,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; the journal cannot be used afterwards."""
+        if self._mover is not None:
+            self._mover.close()
         self._connection.close()
         if self._lock is not None:
             self._lock.close()

@@ -4,8 +4,8 @@
 ``GET /execution-parameters`` tells a batch platform how to call. SIGTERM drains: requests under way are
 answered, captured data is written, and the process ends with exit code 0.
 
-Requests come in one order and the recent-activity features depend on it, so one thread does all the scoring.
-The event loop stays free, and ``/ping`` answers while a large request is being scored.
+Requests come in one order and the recent-activity features depend on it, so one thread does all the scoring; see
+`line`. The event loop stays free, and ``/ping`` answers while a large request is being scored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from lifecycle.deployment import description, messages, workers
 from lifecycle.deployment.capture import Capture
 from lifecycle.deployment.endpoint import Endpoint
 from lifecycle.deployment.journal import JournalError
+from lifecycle.deployment.line import Asked, Line
 from lifecycle.deployment.messages import BadRequest
 from lifecycle.errors import LifecycleError
 
@@ -82,6 +82,19 @@ class Gate:
             self._free += 1
 
 
+class _App(FastAPI):
+    """FastAPI with a short way to ``POST /invocations``: its middleware and routes take longer than the scoring."""
+
+    invoke: Callable[[Request], Awaitable[Response]]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/invocations" and scope["method"] == "POST":
+            response = await self.invoke(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(
     scorer: Any, capture: Capture | None = None, max_payload_mb: float = MAX_PAYLOAD_MB, gate: Gate | None = None
 ) -> FastAPI:
@@ -100,19 +113,19 @@ def create_app(
     """
     limit = int(max_payload_mb * 1024 * 1024)
     gate = gate or Gate()
-    one_thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+    line = Line(scorer, capture)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        flusher = asyncio.create_task(_flush_regularly(capture, one_thread)) if capture else None
+        flusher = asyncio.create_task(_flush_regularly(capture)) if capture else None
         yield
         if flusher:
             flusher.cancel()
-        one_thread.shutdown(wait=True)
+        line.close()
         if capture:
             capture.flush()
 
-    app = FastAPI(title="Fraud detector", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = _App(title="Fraud detector", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
 
     @app.get("/ping", **description.PING)
     async def ping() -> dict[str, str]:
@@ -138,9 +151,8 @@ def create_app(
                 content_type, accept = _negotiate(request)
                 body = await _read(request, limit)
                 inference_id = request.headers.get("x-amzn-sagemaker-inference-id")
-                loop = asyncio.get_running_loop()
-                work = (scorer, capture, body, content_type, accept, inference_id)
-                return Response(await loop.run_in_executor(one_thread, _answer, *work), media_type=accept)
+                answer = await line.answer(Asked(body, content_type, accept, inference_id))
+                return Response(answer, media_type=accept)
         except BadRequest as error:
             return JSONResponse({"error": str(error)}, status_code=error.status, headers=_HEADERS.get(error.status))
         except JournalError as error:
@@ -154,6 +166,7 @@ def create_app(
             _log.error("an invocation failed: %s at %s", type(error).__name__, _place(error))
             return JSONResponse({"error": "The service failed; the request was not scored."}, status_code=500)
 
+    app.invoke = invocations
     return app
 
 
@@ -185,33 +198,10 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _answer(
-    scorer: Any, capture: Capture | None, body: bytes, content_type: str, accept: str, inference_id: str | None
-) -> bytes:
-    """Turn the bytes of a request into the bytes of its answer."""
-    found = messages.parse(body, content_type, scorer.record_format)
-    records = [record for record in found if not isinstance(record, BadRequest)]
-    scored = iter(scorer.score(records))
-    answers = [{"error": str(record)} if isinstance(record, BadRequest) else next(scored) for record in found]
-    single = messages.is_single(body, content_type)
-    if single and "error" in answers[0]:
-        raise BadRequest(answers[0]["error"], 409)
-    answer = messages.render(answers, accept, single=single, header=messages.has_header(body, content_type))
-    if capture is not None:
-        latest = max(record["event_time"] for record in records)
-        if any("error" in one for one in answers):  # who reads the capture wants what was scored
-            body, content_type = messages.write_records(records), messages.JSON_LINES
-            kept = messages.render([one for one in answers if "error" not in one], messages.JSON_LINES)
-            capture.add(content_type, body, messages.JSON_LINES, kept, latest, inference_id)
-        else:
-            capture.add(content_type, body, accept, answer, latest, inference_id)
-    return answer
-
-
-async def _flush_regularly(capture: Capture, thread: ThreadPoolExecutor) -> None:
+async def _flush_regularly(capture: Capture) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        await asyncio.get_running_loop().run_in_executor(thread, capture.flush)
+        await asyncio.to_thread(capture.flush)
 
 
 def _place(error: BaseException) -> str:
@@ -288,6 +278,8 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
+                ws="none",
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
             _Server(config).run(sockets=[listener])
