@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--transactions", type=Path, required=True, help="CSV or Parquet file")
     score.add_argument("--map", type=Path, help="TOML file: the mapping that the model was trained with")
     score.add_argument("--out", type=Path, required=True, help="CSV or Parquet file to write")
+    score.add_argument("--memory", type=int, metavar="MB", help="how much of the file is held at a time; default 1000")
     score.set_defaults(command=_score)
 
     monitor = commands.add_parser("monitor", help="compare captured traffic with a baseline")
@@ -173,9 +174,6 @@ def own_pipeline(
     LifecycleError
         If a file cannot be read, breaks the contract, or is too short for the periods.
     """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     from lifecycle import collection
 
     names = collection.read_mapping(mapping) if isinstance(mapping, Path) else dict(mapping or {})
@@ -198,8 +196,7 @@ def own_pipeline(
     first, last = days.index[0].date(), days.index[-1].date()
     calendar = calendar_for(first, last, settings.label_delay_days, given or {})
     _check_periods(days, calendar)
-    known = pq.read_table(collected.file("labels.parquet"), columns=["known_at"])["known_at"]
-    after = max(pc.max(known).as_py().date(), last) + timedelta(days=1)
+    after = max(_last_known(collected.file("labels.parquet")), last) + timedelta(days=1)
     return Pipeline(settings.with_(**calendar, deploy_at=max(after, calendar["test_until"])), source)
 
 
@@ -212,6 +209,15 @@ def _payments_by_day(path: Path) -> pd.Series:
     )
     total = functools.reduce(lambda one, other: one.add(other, fill_value=0), days)
     return total.sort_index().astype("int64")
+
+
+def _last_known(path: Path) -> date:
+    """Return the day on which the last label became known."""
+    import pyarrow.compute as pc
+
+    from lifecycle.preprocessing.tables import read_batches
+
+    return max(pc.max(table["known_at"]).as_py() for table in read_batches(path, ["known_at"])).date()
 
 
 def _check_periods(days: pd.Series, calendar: Mapping[str, date]) -> None:
@@ -304,7 +310,10 @@ def _score(options: argparse.Namespace) -> None:
     from lifecycle import collection, deployment
 
     mapping = collection.read_mapping(options.map) if options.map else None
-    rows = deployment.score_file(options.model, options.transactions, options.out, mapping=mapping)
+    rows = deployment.score_file(
+        options.model, options.transactions, options.out, mapping, options.memory,
+        lambda sentence: print(sentence, file=sys.stderr),
+    )  # fmt: skip
     print(f"{rows:,} transactions scored into {options.out}.")
 
 

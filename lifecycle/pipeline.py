@@ -63,7 +63,7 @@ _CALENDAR = ("train_from", "train_until", "test_from", "test_until", "deploy_at"
 _FOLDS = ("folds", "fold_days", "label_delay_days")
 _MONEY = ("chargeback_fee", "review_cost", "friction_cost", "cards_per_day")
 
-_STORE = ("seed", "data_dir")  # where the experiment store is does not change a result: see Pipeline.key
+_FIT = ("seed", "most_rows", "data_dir")  # where the experiment store is does not change a result: see Pipeline.key
 
 STAGES = {
     stage.name: stage
@@ -73,24 +73,24 @@ STAGES = {
         Stage("exploration", "lifecycle.exploration", ("collection",), _CALENDAR),
         Stage("preprocessing", "lifecycle.preprocessing", ("collection",), _CALENDAR),
         Stage("features", "lifecycle.features", ("preprocessing",), _CALENDAR),
-        Stage("training", "lifecycle.training", ("preprocessing", "features"), _STORE + _CALENDAR + _FOLDS + _MONEY),
+        Stage("training", "lifecycle.training", ("preprocessing", "features"), _FIT + _CALENDAR + _FOLDS + _MONEY),
         Stage(
             "consortium",
             "lifecycle.consortium",
             ("preprocessing", "features", "consortium:preprocessing", "consortium:features"),
-            _STORE + _CALENDAR + _MONEY,
+            _FIT + _CALENDAR + _MONEY,
         ),
         Stage(
             "tuning",
             "lifecycle.tuning",
             ("preprocessing", "features", "training", "second:features"),
-            _STORE + ("trials",) + _CALENDAR + _FOLDS + _MONEY,
+            _FIT + ("trials",) + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage(
             "evaluation",
             "lifecycle.evaluation",
             ("world", "preprocessing", "features", "training", "tuning", "second:preprocessing", "second:features"),
-            _STORE + _CALENDAR + _FOLDS + _MONEY,
+            _FIT + _CALENDAR + _FOLDS + _MONEY,
         ),
         Stage("deployment", "lifecycle.deployment", ("preprocessing", "features", "evaluation"), _CALENDAR + _MONEY),
         Stage(

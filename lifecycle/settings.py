@@ -15,6 +15,7 @@ from lifecycle.errors import LifecycleError
 ROOT = Path(__file__).resolve().parents[1]
 
 _COUNTS = ("customers", "terminals", "days", "folds", "fold_days", "trials", "cards_per_day", "horizon_months")
+_FEWEST_ROWS = 1_000  # of fewer, no share of whole customers stands for a file
 _PRICES = ("chargeback_fee", "review_cost", "friction_cost", "analyst_hour", "prediction_cost",
            "bought_prediction_cost", "operation_cost", "development_cost")  # fmt: skip
 FRAUD_MIXES = ("local", "consortium")
@@ -56,6 +57,9 @@ class Settings:
 
     # A payment nobody has disputed after this many days counts as honest, until a chargeback says otherwise.
     label_delay_days: int = 7
+
+    # Payments that a model learns from, and that it is judged on. Of more, whole customers are drawn.
+    most_rows: int = 1_000_000
 
     # Model selection.
     folds: int = 4
@@ -131,6 +135,8 @@ class Settings:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.most_rows < _FEWEST_ROWS:
+            raise LifecycleError(f"Setting most_rows is {self.most_rows}; it must be at least {_FEWEST_ROWS:,}.")
         for name in _PRICES:
             if not 0 <= getattr(self, name) < math.inf:
                 raise LifecycleError(f"Setting {name} is {getattr(self, name)}; a price is a number of at least 0.")

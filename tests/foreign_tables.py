@@ -1,4 +1,4 @@
-"""Two foreign tables of shapes that are not ours, with what real files have: for tests and for the worked example."""
+"""Foreign tables: two of shapes that are not ours, with what real files have, and a bank of any size as one file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from lifecycle.settings import Settings
+from lifecycle.world import World
+from lifecycle.world.payments import CHANNELS
+from lifecycle.world.population import CATEGORY_NAMES
 
 SHOP_MAP = """
 transaction_id = "Order No."
@@ -64,3 +69,27 @@ def write_transfers(folder: Path, rows: int = 8_000, seed: int = 4) -> tuple[Pat
     labels = pd.DataFrame({"transaction_id": frame["transaction_id"], "is_fraud": fraud.astype(int), "known_at": known})
     labels[labels["known_at"] < times[-1]].to_csv(folder / "labels.csv", index=False)
     return folder / "transfers.parquet", folder / "labels.csv"
+
+
+def write_bank(path: Path, customers: int, days: int, seed: int = 7) -> int:
+    """Write the payments of a simulated bank as one CSV, a day at a time, and return how many there are.
+
+    The columns are those of the contract, a channel, a merchant category and the true label, without the time at which
+    it became known.
+    """
+    settings = Settings(customers=customers, terminals=2 * customers, days=days, seed=seed)
+    world = World(settings)
+    rows = 0
+    for index in range(days):
+        day = world.day(index)
+        times = np.datetime64(settings.start, "ms") + index * 86_400_000 + day.ms
+        frame = pd.DataFrame({
+            "transaction_id": day.transaction_id, "event_time": np.char.add(np.datetime_as_string(times), "Z"),
+            "customer_id": day.customer + 1, "terminal_id": day.terminal + 1, "amount": day.cents / 100,
+            "channel": np.array(CHANNELS)[day.channel],
+            "merchant_category": np.array(CATEGORY_NAMES)[world.population.category[day.terminal]],
+            "is_fraud": (day.mode > 0).astype(int),
+        })  # fmt: skip
+        frame.to_csv(path, mode="a" if index else "w", header=not index, index=False)
+        rows += len(frame)
+    return rows

@@ -52,7 +52,7 @@ def _run_copy(notebook: Path, data_dir: Path, limit: float) -> Run:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    watch = _Watch(process.pid)
+    watch = Watch(process.pid)
     try:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -73,7 +73,7 @@ def end_family(pid: int) -> None:
             continue
 
 
-class _Watch:
+class Watch:
     """Reads the memory of a process and its children twice a second, in a thread."""
 
     def __init__(self, pid: int) -> None:

@@ -111,21 +111,30 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     model = load_pretrained(out / "pretrained", digest)
     table = measure(local, model, moment, settings)
     files.write_parquet(table, out / "curve.parquet")
-    rows = np.flatnonzero((local.frame["event_time"] >= moment).to_numpy())
-    curve = describe_curve(table) | {
-        "labels_as_of": str(moment.date()),
-        "validation": {
-            "from": str(moment.date()), "until": settings.train_until.isoformat(), "rows": len(rows),
-            "frauds": int(local.frame["is_fraud"].to_numpy()[rows].sum()),
-            "customers": local.frame["customer_id"].nunique(),
-        },
+    facts = {
+        **_describe_judged(local, moment, settings),
         "repeats": REPEATS,
         "draws": DRAWS,
         "bank_share": BANK_SHARE,
         "features": {"local": len(feature_names(local.schema)), "shared": len(feature_names(schema))},
         "fraud": {"local": _describe_fraud(local), "consortium": model.facts["card"]["population"]["fraud"]},
-    }  # fmt: skip
-    files.write_json(curve, out / "curve.json")
+    }
+    files.write_json(describe_curve(table) | facts, out / "curve.json")
+
+
+def _describe_judged(local: TrainingData, moment: pd.Timestamp, settings: Any) -> dict[str, Any]:
+    """Return on which payments of the local bank all methods are judged."""
+    later = (local.frame["event_time"] >= moment).to_numpy()
+    return {
+        "labels_as_of": str(moment.date()),
+        "validation": {
+            "from": str(moment.date()),
+            "until": settings.train_until.isoformat(),
+            "rows": int(later.sum()),
+            "frauds": int(local.frame["is_fraud"].to_numpy()[later].sum()),
+            "customers": local.frame["customer_id"].nunique(),
+        },
+    }
 
 
 def _moment(settings: Any) -> pd.Timestamp:

@@ -9,7 +9,7 @@ notebook or a test) and `faults` (break it, and count what is lost).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,15 @@ def serve(
 
 
 def score_file(
-    model_dir: Path | str, transactions: Path | str, out: Path | str, mapping: Mapping[str, Any] | None = None
+    model_dir: Path | str,
+    transactions: Path | str,
+    out: Path | str,
+    mapping: Mapping[str, Any] | None = None,
+    memory: int | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> int:
     """Score a CSV or Parquet file and return the number of rows; see `lifecycle.deployment.batch.score_file`."""
     from lifecycle.deployment import batch
 
-    return batch.score_file(model_dir, transactions, out, mapping=mapping)
+    memory = batch.MEMORY if memory is None else memory
+    return batch.score_file(model_dir, transactions, out, mapping=mapping, memory=memory, tell=tell)

@@ -2,28 +2,65 @@
 
 The job computes its features offline, with the expressions and the point-in-time join that made the training
 set. The service looks them up online. Both must give the same score for the same payment; a test holds it.
+
+The file may be larger than memory, and the job may be killed: it takes the file in, computes features and scores a
+part after another, and what is finished stays in a folder beside the output until the output is whole.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lifecycle import contracts, features, files, training
+from lifecycle.collection.shared import database, quoted
+from lifecycle.deployment import intake
 from lifecycle.deployment.artifact import OWN_FILE, Package, open_package
-from lifecycle.deployment.messages import CONTRACT, IDS, RecordFormat
+from lifecycle.deployment.intake import ROW
+from lifecycle.deployment.messages import CONTRACT, IDS
+from lifecycle.deployment.resuming import Unfinished
 from lifecycle.deployment.scorer import APPROVE, REVIEW, load_model
-from lifecycle.errors import ContractError, LifecycleError
+from lifecycle.errors import LifecycleError
+from lifecycle.features import execution
+from lifecycle.features.schema import VIEWS
+from lifecycle.features.windows import DAY, to_micros
+from lifecycle.source import code_hash
 
 BEFORE_HISTORY = pd.Timedelta(days=32)
 OUTPUT = ("transaction_id", "event_time", "score", "decision")
-_ZONE = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
+
+HISTORY, RECENT_FILE = "history.parquet", "recent.parquet"
+"""In a folder of features: the times of the package's payments, and the recent activity of these and the file's."""
+
+MEMORY = 1_000
+"""Megabytes of the file and its features that are held at a time, beside what the program itself needs."""
+
+LEAST_MEMORY = 50
+ROWS_PER_MB = 250
+"""Payments that are scored at a time; one takes about 4 KB while its features are joined."""
+
+BUCKET_PER_MB = 2_500
+"""Payments and daily snapshots whose windows are computed at a time."""
+
+CHUNK_PER_MB = 1_000
+"""Rows of such windows that are put together at a time."""
+
+SNAPSHOTS = 4
+"""Daily snapshots that a part may meet, for each of its payments."""
 
 
 def score_file(
@@ -32,8 +69,12 @@ def score_file(
     out: Path | str,
     labels: pd.DataFrame | None = None,
     mapping: Mapping[str, Any] | None = None,
+    memory: int = MEMORY,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> int:
     """Score a CSV or Parquet file into another, and return the number of rows.
+
+    A job that was killed goes on where it was when it is started again with the same input, and writes the same bytes.
 
     Parameters
     ----------
@@ -48,28 +89,202 @@ def score_file(
         What has become known since the package was made, if anything: a label history.
     mapping
         What the file calls things, as in ``run --map``, for a model that was trained with one.
+    memory
+        See `MEMORY`. What grows with the customers and terminals, and not with the payments, comes on top.
+    tell
+        Gets a sentence when the job goes on from an earlier start, or starts anew.
 
     Raises
     ------
     LifecycleError
         If the package is refused, a file cannot be read or written, or the payments break the contract.
     """
-    out = Path(out)
+    out, path = Path(out), Path(transactions)
     if out.suffix not in (".csv", ".parquet"):
         raise LifecycleError(f"{out} has the suffix {out.suffix!r}; name a .csv or a .parquet file to write.")
+    if memory < LEAST_MEMORY:
+        raise LifecycleError(f"{memory} MB of memory are too few for the batch job; give at least {LEAST_MEMORY}.")
     package = open_package(model_dir)
-    path = Path(transactions)
-    if mapping is None and not (package.folder / OWN_FILE).exists():
-        payments = read_payments(path, package.record_format)
-    else:
-        payments = read_own(path, package, mapping or {})
-    scores = score_frame(package, payments, labels)
-    if out.suffix == ".parquet":
-        files.write_parquet(scores, out)
-    else:
-        with files.replacing(out) as temporary:
-            scores.to_csv(temporary, index=False)
-    return len(scores)
+    if not path.is_file():
+        raise LifecycleError(f"File not found: {path}; check the path.")
+    identity = {
+        "file of payments": files.sha256(path),
+        "package": package.digest,
+        "set of labels": "none" if labels is None else _hash_of(labels),
+        "mapping": hashlib.sha256(json.dumps(mapping, sort_keys=True, default=str).encode()).hexdigest(),
+        "amount of memory": str(memory),
+        "version of the code": code_hash(__name__),
+    }
+    with Unfinished(out, identity, tell) as work:
+        try:
+            return _Job(package, memory, work).run(path, out, labels, mapping)
+        except duckdb.Error as error:
+            if files.is_full(error):
+                raise files.full_disk(out) from error
+            if isinstance(error, duckdb.OutOfMemoryException):
+                sentence = f"{memory} MB of memory are too few for {path}: give more with --memory."
+                raise LifecycleError(sentence) from error
+            raise
+
+
+def _hash_of(labels: pd.DataFrame) -> str:
+    return hashlib.sha256(pd.util.hash_pandas_object(labels, index=False).to_numpy().tobytes()).hexdigest()
+
+
+class _Job:
+    """The steps of one batch job."""
+
+    def __init__(self, package: Package, memory: int, work: Unfinished) -> None:
+        self._package, self._memory, self._work = package, memory, work
+        self._rows = memory * ROWS_PER_MB
+        self._store: Any = None  # Feast takes seconds to import: only where something is left to score
+
+    def run(self, path: Path, out: Path, labels: pd.DataFrame | None, mapping: Mapping[str, Any] | None) -> int:
+        """Take the payments in, compute their features, score them in parts, and put the parts together."""
+        payments = self._work.once("payments.parquet", lambda target: self._take_in(path, mapping, target))
+        store = self._work.once(
+            "features", lambda folder: write_features(self._package, payments, labels, folder, self._memory)
+        )
+        ends = _plan(payments, store, self._rows)
+        parts = [
+            self._work.once(f"part-{number:06}", functools.partial(self._score_part, payments, store, *both))
+            for number, both in enumerate(ends)
+        ]
+        whole = self._work.once(f"whole{out.suffix}", lambda target: self._put_together(parts, ends, target))
+        rows = pq.read_metadata(payments).num_rows
+        self._work.finish(whole)
+        return rows
+
+    def _take_in(self, path: Path, mapping: Mapping[str, Any] | None, target: Path) -> None:
+        package, spill = self._package, self._work.folder
+        if mapping is None and not (package.folder / OWN_FILE).exists():
+            frames = intake.read_batches(path, package.record_format, self._rows)
+        else:
+            frames = intake.read_own(path, package, mapping or {}, self._rows, spill, self._memory)
+        intake.write_payments(frames, package.record_format, target, path, self._memory)
+
+    def _score_part(self, payments: Path, folder: Path, start: int, stop: int, target: Path) -> None:
+        """Score some payments, in the order of time."""
+        self._store = self._store or features.open_store(folder)
+        events = read_events(payments, folder, start, stop)
+        scored = score_features(self._package, features.assemble(self._store, events))
+        scored.insert(0, ROW, events[ROW].to_numpy())
+        pq.write_table(pa.Table.from_pandas(scored, preserve_index=False), target)
+        gc.collect()  # Feast's objects hold each other in circles, and with them half a megabyte a part
+
+    def _put_together(self, parts: list[Path], ends: list[tuple[int, int]], target: Path) -> None:
+        """Write the scores of all parts into one file, in the order in which the payments were given."""
+        writer = None
+        with contextlib.ExitStack() as stack:
+            for table in self._in_order(parts, ends, stack):
+                frame = table.to_pandas()
+                if ".csv" in target.suffixes:
+                    moments = frame["event_time"].dt.tz_localize(None).to_numpy("datetime64[us]")
+                    frame["event_time"] = np.char.add(np.datetime_as_string(moments), "Z")
+                    frame.to_csv(target, index=False, mode="a", header=writer is None)
+                    writer = target
+                else:
+                    made = pa.Table.from_pandas(frame, preserve_index=False)
+                    writer = writer or stack.enter_context(pq.ParquetWriter(target, made.schema, compression="zstd"))
+                    writer.write_table(made)
+
+    def _in_order(
+        self, parts: list[Path], ends: list[tuple[int, int]], stack: contextlib.ExitStack
+    ) -> Iterator[pa.Table]:
+        """Yield the scores in the order of the file; where that is the order of time, no sort of all is needed."""
+        spans = [pq.read_metadata(part).row_group(0).column(0).statistics for part in parts]
+        if all((s.min, s.max + 1) == both for s, both in zip(spans, ends, strict=True)):
+            for part in parts:
+                yield pq.read_table(part).sort_by(ROW).select(list(OUTPUT))
+            return
+        ordered = self._work.folder / "ordered.making"
+        with database(self._work.folder, f"{self._memory}MB") as db:
+            names = ", ".join(map(quoted, parts))
+            query = f"SELECT {', '.join(OUTPUT)} FROM read_parquet([{names}]) ORDER BY {ROW}"
+            db.execute(f"COPY ({query}) TO {quoted(ordered)} (FORMAT parquet, ROW_GROUP_SIZE {intake.ROW_GROUP})")
+        yield from _regrouped(stack.enter_context(pq.ParquetFile(ordered)).iter_batches(self._rows), self._rows)
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Yield tables of so many rows, the last of fewer, so that a file does not depend on how batches were cut."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        while batch.num_rows:
+            held.append(batch.slice(0, rows - sum(part.num_rows for part in held)))
+            batch = batch.slice(held[-1].num_rows)
+            if sum(part.num_rows for part in held) == rows:
+                yield pa.Table.from_batches(held)
+                held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def read_events(payments: Path, folder: Path, start: int, stop: int) -> pd.DataFrame:
+    """Read some payments with their recent activity, as `features.assemble` takes them.
+
+    Parameters
+    ----------
+    payments
+        A file made by `intake.write_payments`.
+    folder
+        The folder that `write_features` made of it.
+    start, stop
+        The number of the first payment, and of the first one that is not wanted.
+    """
+    events = _read_slice(payments, start, stop)
+    # Both files are in the order of time, so the activity stands as much further on as there is history before it.
+    history = pq.read_table(folder / HISTORY)["micros"].to_numpy()
+    first, last = to_micros(events["event_time"].iloc[[0, -1]])
+    before = np.searchsorted(history, first, side="left"), np.searchsorted(history, last, side="right")
+    recent = _read_slice(folder / RECENT_FILE, start + int(before[0]), stop + int(before[1]))
+    rows = pd.Index(recent.pop("transaction_id")).get_indexer(events["transaction_id"])
+    if (rows < 0).any():
+        raise LifecycleError(f"{folder / RECENT_FILE} lacks some payments of {payments}; start the batch job anew.")
+    return pd.concat([events, recent.iloc[rows].reset_index(drop=True)], axis=1)
+
+
+def _read_slice(path: Path, start: int, stop: int) -> pd.DataFrame:
+    """Read the rows from `start` to before `stop` of a Parquet file, and only the row groups that hold them."""
+    with pq.ParquetFile(path) as file:
+        ends = np.cumsum([file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)])
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+        before = int(ends[first - 1]) if first else 0
+        table = file.read_row_groups(range(first, last + 1))
+        return table.slice(start - before, stop - start).to_pandas()
+
+
+def _plan(payments: Path, folder: Path, rows: int) -> list[tuple[int, int]]:
+    """Return the parts of the payments: each of at most `rows`, over few enough days for the snapshots they meet."""
+    with database(folder.parent) as db:
+        days = db.sql(
+            f"SELECT epoch_us(event_time) // {DAY} AS day, count(*) AS n FROM read_parquet({quoted(payments)}) "
+            "GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+        query = "SELECT count(*) / count(DISTINCT event_timestamp) FROM read_parquet({})"
+        names = [quoted(folder / f"{view}.parquet") for view in VIEWS]
+        entities = sum(db.sql(query.format(name)).fetchall()[0][0] for name in names)
+    return cut(days, rows, int(SNAPSHOTS * rows // entities))
+
+
+def cut(days: Iterable[tuple[int, int]], rows: int, longest: int) -> list[tuple[int, int]]:
+    """Cut a table that is sorted by time into parts of at most `rows` rows and `longest` days, but at least one day.
+
+    Examples
+    --------
+    >>> cut([(10, 3), (11, 1), (15, 9)], rows=5, longest=3)
+    [(0, 4), (4, 9), (9, 13)]
+    """
+    parts, start, stop, first = [], 0, 0, None
+    for day, count in days:
+        while count:
+            full = stop - start == rows
+            if full or (first is not None and day - first >= max(longest, 1)):
+                parts.append((start, stop))
+                start, first = stop, None
+            first = day if first is None else first
+            taken = min(count, rows - (stop - start))
+            stop, count = stop + taken, count - taken
+    return [*parts, (start, stop)]
 
 
 def score_frame(
@@ -118,25 +333,71 @@ def feature_table(package: Package, payments: pd.DataFrame, labels: pd.DataFrame
     payments, labels
         As in `score_frame`.
     """
-    history = read_tables(package.folder / "online" / "history")
-    past, older = history["transactions"], history["older"]
+    with tempfile.TemporaryDirectory(prefix="batch-") as scratch:
+        given, folder = Path(scratch) / "payments.parquet", Path(scratch) / "features"
+        intake.write_payments([payments], package.record_format, given, "the table of payments", MEMORY)
+        write_features(package, given, labels, folder, MEMORY)
+        events = read_events(given, folder, 0, len(payments)).sort_values(ROW, ignore_index=True)
+        return features.assemble(features.open_store(folder), events)
+
+
+def write_features(package: Package, payments: Path, labels: pd.DataFrame | None, folder: Path, memory: int) -> None:
+    """Write a folder that `features.assemble` can join payments with, and the recent activity before each payment.
+
+    Parameters
+    ----------
+    package
+        Its history comes before the payments; a payment that is in both counts once.
+    payments
+        A file made by `intake.write_payments`.
+    labels
+        What has become known since the package was made, if anything.
+    folder
+        The folder to make.
+    memory
+        Megabytes that the database may hold; it spills the rest into `folder`.
+    """
+    folder.mkdir()
+    history = package.folder / "online" / "history"
+    shutil.copyfile(package.folder / "feature_schema.json", folder / "schema.json")
+    for name in ("customers", "terminals"):
+        if (history / f"{name}.parquet").exists():
+            shutil.copyfile(history / f"{name}.parquet", folder / f"{name}.parquet")
+    packaged = pd.read_parquet(history / "labels.parquet")
+    files.write_parquet(packaged if labels is None else _union(packaged, labels), folder / "labels.parquet")
+    with database(folder, f"{memory}MB") as db:
+        db.execute("SET preserve_insertion_order = false")
+        _write_transactions(db, package, payments, folder)
+    execution.write_tables(folder, folder, memory * BUCKET_PER_MB, f"{memory}MB", memory * CHUNK_PER_MB)
+    (folder / "transactions.parquet").unlink()
+
+
+def _write_transactions(db: duckdb.DuckDBPyConnection, package: Package, payments: Path, folder: Path) -> None:
+    """Write the payments of the package's history and of a file into one file, each once, and `HISTORY`."""
+    history, given = package.folder / "online" / "history", f"read_parquet({quoted(payments)})"
     first_day = contracts.midnight(package.manifest["first_day"])
-    if payments["event_time"].min() >= first_day:
+    ((earliest,),) = db.sql(f"SELECT epoch_us(min(event_time)) FROM {given}").fetchall()
+    older = "event_time"
+    if earliest >= first_day.value // 1_000:
         # All that counts of these payments is who was where. Moved to one day that no window reaches, they do
         # not make the history of daily snapshots longer.
-        older = older.assign(event_time=first_day - BEFORE_HISTORY).astype({"event_time": contracts.UTC})
-    schema = files.read_json(package.folder / "feature_schema.json")
-    payments = payments.assign(**{name: None for name in features.attribute_columns(schema) if name not in payments})
-    columns = [*CONTRACT, *features.attribute_columns(schema)]
-    known = pd.concat([older[list(CONTRACT)], past[list(CONTRACT)]], ignore_index=True)
-    known = known[~known["transaction_id"].isin(payments["transaction_id"])]
-    everything = pd.concat([known, payments[list(CONTRACT)]], ignore_index=True)
-    everything = everything.drop_duplicates("transaction_id", keep="last")
-    labels = history["labels"] if labels is None else _union(history["labels"], labels)
-    with tempfile.TemporaryDirectory(prefix="batch-") as folder:
-        features.write_history(Path(folder), everything, labels, history["customers"], history["terminals"])
-        files.write_json(schema, Path(folder) / "schema.json")
-        return features.assemble(features.open_store(folder), payments[columns])
+        older = f"make_timestamptz({(first_day - BEFORE_HISTORY).value // 1_000})"
+    kinds = {name: "BIGINT" if package.record_format.ids[name] == "integer" else "VARCHAR" for name in IDS}
+    columns = [f"CAST({name} AS {kinds[name]}) AS {name}" if name in kinds else name for name in CONTRACT]
+    moved = [f"{older} AS event_time" if name == "event_time" else name for name in columns]
+    known = " UNION ALL ".join(
+        f"SELECT {', '.join(names)} FROM read_parquet({quoted(history / f'{table}.parquet')})"
+        for table, names in (("older", moved), ("transactions", columns))
+    )
+    db.execute(f"CREATE TABLE known AS SELECT k.* FROM ({known}) k ANTI JOIN {given} p USING (transaction_id)")
+    how = "(FORMAT parquet, COMPRESSION zstd)"
+    db.execute(
+        f"COPY (SELECT epoch_us(event_time) AS micros FROM known ORDER BY 1) TO {quoted(folder / HISTORY)} {how}"
+    )
+    db.execute(
+        f"COPY (FROM known UNION ALL SELECT {', '.join(CONTRACT)} FROM {given}) "
+        f"TO {quoted(folder / 'transactions.parquet')} {how}"
+    )
 
 
 def read_tables(folder: Path) -> dict[str, Any]:
@@ -152,109 +413,3 @@ def read_tables(folder: Path) -> dict[str, Any]:
 
 def _union(packaged: pd.DataFrame, later: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([packaged, later], ignore_index=True).drop_duplicates(["transaction_id", "known_at"], keep="last")
-
-
-def read_own(path: Path, package: Package, mapping: Mapping[str, Any]) -> pd.DataFrame:
-    """Read payments of a file of one's own, in the shape that the model was trained on; see `collection.read_new`.
-
-    Raises
-    ------
-    LifecycleError
-        If the model was not trained on such a file, or the file breaks the contract.
-    """
-    from lifecycle import collection  # DuckDB, which a file of the contract's columns does not need
-
-    if not (package.folder / OWN_FILE).exists():
-        raise LifecycleError(
-            f"The model in {package.folder} was not trained on a file of one's own, so a mapping says nothing to it; "
-            "leave out --map and give the columns of the contract."
-        )
-    own, record_format = files.read_json(package.folder / OWN_FILE), package.record_format
-    kinds = record_format.ids
-    absent = [name for name, kind in kinds.items() if kind == "absent"]
-    frame = collection.read_new(path, mapping, absent, own["columns"])
-    for name in IDS:
-        frame[name] = _ids(frame[name], kinds[name], path)
-    return contracts.check(frame, contracts.TRANSACTIONS, path)
-
-
-def read_payments(path: Path, record_format: RecordFormat) -> pd.DataFrame:
-    """Read a CSV or Parquet file of payments and check it against the contract and the model's ids.
-
-    Raises
-    ------
-    LifecycleError
-        If the file is missing, cannot be read, or breaks the contract; names file, column, count and values.
-    """
-    if not path.is_file():
-        raise LifecycleError(f"File not found: {path}; check the path.")
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, record_format)
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LifecycleError(f"{path} cannot be read as {path.suffix[1:] or 'CSV'} ({reason}).") from None
-    for name in IDS:
-        if record_format.ids[name] == "absent":
-            frame[name] = contracts.NO_ID
-    missing = [name for name in CONTRACT if name not in frame.columns]
-    if missing:
-        raise ContractError(f"{path}: column '{missing[0]}' is missing; the payments need {', '.join(CONTRACT)}.")
-    frame["event_time"] = _times(frame["event_time"], path)
-    frame["amount"] = _amounts(frame["amount"], path)
-    for name, kind in record_format.attributes.items():
-        if kind == "number" and name in frame:
-            frame[name] = _attribute_numbers(frame[name], path)
-    for name in IDS:
-        frame[name] = _ids(frame[name], record_format.ids[name], path)
-    return contracts.check(frame, contracts.TRANSACTIONS, path)
-
-
-def _read_csv(path: Path, record_format: RecordFormat) -> pd.DataFrame:
-    text = [*IDS, "event_time", "amount", *record_format.attributes]
-    return pd.read_csv(
-        path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={name: [""] for name in text}
-    )
-
-
-def _refuse(values: pd.Series, bad: pd.Series, path: Path, problem: str) -> None:
-    if bad.any():
-        first = ", ".join(repr(value) for value in values[bad].astype(str).unique()[:3])
-        count = f"{int(bad.sum()):,} rows"
-        raise ContractError(f"{path}: column '{values.name}' {problem} in {count} (first values: {first}).")
-
-
-def _times(values: pd.Series, path: Path) -> pd.Series:
-    if isinstance(values.dtype, pd.DatetimeTZDtype):
-        _refuse(values, values.isna(), path, "is missing")
-        return values.astype(contracts.UTC)
-    if pd.api.types.is_datetime64_dtype(values.dtype):
-        raise ContractError(f"{path}: column 'event_time' has no time zone; write the times with one, such as UTC.")
-    text = values.astype("string").str.strip()
-    _refuse(values, text.isna(), path, "is missing")
-    times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
-    _refuse(values, times.isna(), path, "is not an ISO-8601 time")
-    _refuse(values, ~text.str.contains(_ZONE), path, "has no time zone")
-    return times.astype(contracts.UTC)
-
-
-def _amounts(values: pd.Series, path: Path) -> pd.Series:
-    amounts = pd.to_numeric(values, errors="coerce").astype("float64")
-    _refuse(values, amounts.isna(), path, "is not a number")
-    return amounts
-
-
-def _attribute_numbers(values: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    _refuse(values, numbers.isna() & values.notna(), path, "is not a number, as in training,")
-    return numbers
-
-
-def _ids(values: pd.Series, kind: str, path: Path) -> pd.Series:
-    _refuse(values, values.isna(), path, "is missing")
-    if kind in ("text", "absent"):
-        return values.astype(str)
-    if pd.api.types.is_integer_dtype(values.dtype):
-        return values.astype("int64")
-    text = values.astype(str)
-    _refuse(values, ~text.str.fullmatch(r"-?[0-9]{1,18}"), path, "is not an integer, as this model's ids are,")
-    return text.astype("int64")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from lifecycle import contracts, features, files
 from lifecycle.deployment import batch
@@ -16,8 +17,8 @@ from lifecycle.deployment.artifact import MODEL_FILES, OWN_FILE, Package, open_p
 from lifecycle.deployment.messages import IDS
 from lifecycle.deployment.scorer import REVIEW, remove_registry_code
 from lifecycle.errors import LifecycleError
-from lifecycle.preprocessing.tables import read_batches
-from lifecycle.training.reading import read_rows
+from lifecycle.preprocessing.tables import read_batches, write_batches
+from lifecycle.training.reading import PART, read_rows
 
 BATCH_DAYS = 7
 HISTORY = pd.Timedelta(days=31)
@@ -34,7 +35,8 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     first = min(contracts.midnight(settings.deploy_at), ends)
     tables = read_needed(inputs["preprocessing"], first)
     own = inputs["preprocessing"] / OWN_FILE
-    package(inputs["evaluation"] / "model", inputs["features"], tables, first.date(), out / "model", own)
+    made, source = inputs["evaluation"] / "model", inputs["preprocessing"]
+    package(made, inputs["features"], tables, first.date(), out / "model", own, source)
     pack(out / "model", out / "model.tar.gz")
     until = first + pd.Timedelta(days=BATCH_DAYS)
     payments = tables["transactions"]
@@ -50,35 +52,28 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
 def read_needed(folder: Path, first: pd.Timestamp) -> dict[str, pd.DataFrame | None]:
     """Read of the tables in a folder what a package from `first` on, and scoring its first week, have to do with.
 
-    Of the payments these are the last 31 days and the week, and earlier ones that `_older` may keep: those with a
-    fraud report of these days, and the last one of each customer and terminal.
+    Of the payments these are the week, and those from before the last 31 days that a package keeps: payments with a
+    fraud report of these days, and the last one of each customer and terminal that has been quiet since. The
+    31 days themselves are written without being in memory (see `package`).
 
     Returns
     -------
     dict
-        As `batch.read_tables`: ``transactions``, ``labels``, ``customers``, ``terminals``.
+        As `batch.read_tables`: ``transactions``, ``labels`` (those that say fraud), ``customers``, ``terminals``.
     """
     since, until = first - HISTORY, first + pd.Timedelta(days=BATCH_DAYS)
-    labels = read_rows(folder / "labels.parquet", lambda rows: rows["known_at"] >= since)
-    reported = pd.Index(labels.loc[labels["is_fraud"] == 1, "transaction_id"])
+    labels = read_rows(folder / "labels.parquet", lambda rows: (rows["known_at"] >= since) & (rows["is_fraud"] == 1))
+    reported = pd.Index(labels.loc[labels["known_at"] <= first, "transaction_id"])
     path = folder / "transactions.parquet"
-    last: dict[str, pd.Series] = {key: pd.Series(dtype="int64") for key in ("customer_id", "terminal_id")}
-    seen = 0
-    for table in read_batches(path, ["event_time", *last]):
-        rows = table.to_pandas()
-        early = rows[rows["event_time"] < since]
-        for key, before in last.items():
-            places = pd.Series(early.index + seen, index=early[key])
-            last[key] = pd.concat([before, places]).groupby(level=0).last()
-        seen += len(rows)
-    kept, seen = np.unique(np.concatenate([places.to_numpy() for places in last.values()])), 0
+    kept, seen = _last_of_quiet(path, since, first), 0
 
     def needed(rows: pd.DataFrame) -> np.ndarray:
         nonlocal seen
         here = np.isin(np.arange(seen, seen + len(rows)), kept)
         seen += len(rows)
         times = rows["event_time"]
-        return here | ((times >= since) & (times < until)).to_numpy() | rows["transaction_id"].isin(reported).to_numpy()
+        early = (times < since).to_numpy() & (here | rows["transaction_id"].isin(reported).to_numpy())
+        return early | ((times >= first) & (times < until)).to_numpy()
 
     tables: dict[str, pd.DataFrame | None] = {"transactions": read_rows(path, needed), "labels": labels}
     for name in ("customers", "terminals"):
@@ -86,9 +81,62 @@ def read_needed(folder: Path, first: pd.Timestamp) -> dict[str, pd.DataFrame | N
     return tables
 
 
+def _last_of_quiet(path: Path, since: pd.Timestamp, until: pd.Timestamp) -> np.ndarray:
+    """Return the rows of the last payment before `since` of each customer and terminal without one until `until`."""
+    last: dict[str, pd.Series] = {key: pd.Series(dtype="int64") for key in ("customer_id", "terminal_id")}
+    awake: dict[str, pd.Index] = {key: pd.Index([]) for key in last}
+    seen = 0
+    for table in read_batches(path, ["event_time", *last], PART):
+        rows = table.to_pandas()
+        early = rows[rows["event_time"] < since]
+        recent = rows[(rows["event_time"] >= since) & (rows["event_time"] < until)]
+        for key, before in last.items():
+            places = pd.Series(early.index + seen, index=early[key])
+            last[key] = pd.concat([before, places]).groupby(level=0).last()
+            awake[key] = awake[key].union(pd.Index(recent[key].unique()))
+        seen += len(rows)
+    return np.unique(np.concatenate([rows[~rows.index.isin(awake[key])].to_numpy() for key, rows in last.items()]))
+
+
+def write_history(source: Path, target: Path, midnight: pd.Timestamp, rows: int | None = None) -> None:
+    """Write the payments and labels of the last 31 days before a midnight, as `features.export_online` does.
+
+    Parameters
+    ----------
+    source
+        The folder of ``transactions.parquet`` and ``labels.parquet``, which may be larger than memory.
+    target
+        The folder for the same two files.
+    midnight
+        Payments are those before it, labels those known by then.
+    rows
+        Rows in memory at a time; by default as many as the tables before have in a row group, so that texts that
+        many payments share are not written more often than there.
+    """
+    for name, time, inclusive in (("transactions", "event_time", "left"), ("labels", "known_at", "both")):
+        write_batches(
+            _within(source / f"{name}.parquet", time, midnight - HISTORY, midnight, inclusive, rows),
+            target / f"{name}.parquet",
+        )
+
+
+def _within(
+    path: Path, time: str, since: pd.Timestamp, until: pd.Timestamp, inclusive: Any, rows: int | None
+) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet file whose time is in a period; without any, one empty table."""
+    some = False
+    for table in read_batches(path, rows=rows):
+        inside = table.filter(pa.array(table[time].to_pandas().between(since, until, inclusive=inclusive)))
+        if inside.num_rows:
+            some = True
+            yield inside
+    if not some:
+        yield table.slice(0, 0)
+
+
 def _last(path: Path) -> pd.Timestamp:
     """Return the time of the last payment of a Parquet file."""
-    return max(table["event_time"].to_pandas().max() for table in read_batches(path, ["event_time"]))
+    return max(table["event_time"].to_pandas().max() for table in read_batches(path, ["event_time"], PART))
 
 
 def package(
@@ -98,6 +146,7 @@ def package(
     day: object,
     folder: Path,
     own: Path | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write a package that is ready to serve from the midnight that begins `day`.
 
@@ -117,6 +166,9 @@ def package(
     own
         What became of the columns of a file of one's own, if there is such a file: with it, further files of the
         same shape can be scored.
+    source
+        The folder whose payments and labels of the last 31 days are packaged (`write_history`); `tables` then
+        are those of `read_needed`. By default they are in `tables`.
 
     Raises
     ------
@@ -141,6 +193,8 @@ def package(
             kept = [column for column in known.columns if column in PLACE_COLUMNS]
             files.write_parquet(known[kept], online / "history" / f"{name}.parquet")
     older = _older(payments, labels, contracts.midnight(day))
+    if source is not None:
+        write_history(source, online / "history", contracts.midnight(day))
     files.write_parquet(older, online / "history" / "older.parquet")
     kinds = {name: "integer" if pd.api.types.is_integer_dtype(payments[name]) else "text" for name in IDS}
     kinds |= dict.fromkeys(schema.get("absent", ()), "absent")

@@ -5,11 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-try:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # without httptools uvicorn has a parser of its own, and it writes by itself
-    HttpToolsProtocol = None
-
 
 class Joined:
     """A transport that sends together what is written within one turn of the event loop.
@@ -58,15 +53,3 @@ class Joined:
         if self._held:
             data, self._held = b"".join(self._held), []
             self._transport.write(data)
-
-
-if HttpToolsProtocol is None:
-    PROTOCOL: Any = "auto"
-else:
-
-    class _Protocol(HttpToolsProtocol):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(Joined(transport, self.loop))
-
-    PROTOCOL = _Protocol
-    """What uvicorn is to speak over a connection."""

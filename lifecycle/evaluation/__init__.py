@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from lifecycle import contracts, economics, files
 from lifecycle.errors import LifecycleError
@@ -33,8 +34,9 @@ from lifecycle.evaluation.model_card import write_model_card
 from lifecycle.evaluation.openings import Choice, open_test
 from lifecycle.evaluation.own_data import describe_own, read_judged
 from lifecycle.evaluation.report import write_html
+from lifecycle.evaluation.scoring import Tested, describe_sample, for_all, score_test
 from lifecycle.evaluation.uncertainty import resample_metrics
-from lifecycle.training import CLASSIFIERS, LADDER, feature_matrix, load_model, rule_score
+from lifecycle.training import CLASSIFIERS, LADDER, load_model
 from lifecycle.training.metrics import average_precision, describe_interval, known_frauds
 from lifecycle.training.tracking import REGISTERED_MODEL, has_run, log_run, register_champion
 
@@ -76,65 +78,70 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     LifecycleError
         If the test period holds no payments.
     """
-    ladder = files.read_json(inputs["training"] / "ladder.json")["models"]
+    ladder = files.read_json(inputs["training"] / "ladder.json")
     tuned = files.read_json(inputs["tuning"] / "best.json")
     folders = {name: inputs["training"] / "models" / name for name in CLASSIFIERS}
     folders[tuned["name"]] = inputs["tuning"] / "model"
-    candidates = {**ladder, tuned["name"]: tuned}
+    candidates = {**ladder["models"], tuned["name"]: tuned}
     champion = choose_champion({name: found["mean"]["average_precision"] for name, found in candidates.items()})
 
     chosen = candidates[champion]
     choice = Choice(champion, chosen["mean"]["average_precision"], chosen["threshold"])
-    test, opening = open_test(inputs["features"], choice, settings)
-    if test.empty:
+    path, opening = open_test(inputs["features"], choice, settings)
+    if not pq.read_metadata(path).num_rows:
         raise LifecycleError(
             f"There are no payments in the test period {settings.test_from} to {settings.test_until}; "
             "give another period (--test-from, --test-until)."
         )
-    scores = score_all(test, folders)
-    thresholds = {name: found["threshold"] for name, found in candidates.items()}
-    _write_scores(test, scores, champion, out)
+    tested = score_test(path, folders, champion, out, settings.most_rows)
     shutil.copytree(folders[champion], out / "model")
-
-    transactions, reports = read_judged(inputs, contracts.midnight(settings.test_from))
     report = {
-        "champion": _describe_champion(champion, candidates[champion], out / "model"),
+        "champion": _describe_champion(champion, chosen, out / "model"),
         "opening": opening,
-        "test": _describe_test(test, settings),
+        "test": _describe_test(tested.facts, settings),
+        "sample": describe_sample(tested, ladder.get("share_of_payments", 1.0), settings.most_rows),
         "validation": {name: {"mean": c["mean"], "std": c["std"]} for name, c in candidates.items()},
-        **judge_test(test, scores, thresholds, champion, known_frauds(reports, transactions), settings),
-        **judge_fairness(test, scores[champion], champion, thresholds[champion], inputs, transactions, settings),
+        **_judge(tested, candidates, champion, inputs, out, settings),
+    }
+    report["lineage"] = _describe_lineage(inputs["features"], out / "model", tuned["dataset_sha256"])
+    if "second:features" in inputs:
+        write_beyond(settings, inputs, out, tested, champion, chosen, load_model(out / "model"))
+    digest = tuned["dataset_sha256"]
+    name = REGISTERED_MODEL if "world" in inputs else f"own-data-{digest[:8]}"
+    report["champion"]["registered"] = _register(settings, chosen, out / "model", report, name, digest)
+    files.write_json(report, out / "report.json")
+    write_model_card(report, out / "model")
+    write_html(report, tested.frame, tested.scores, out / "report.html")
+
+
+def _judge(
+    tested: Tested, candidates: Mapping[str, Any], champion: str, inputs: Mapping[str, Path], out: Path, settings: Any
+) -> dict[str, Any]:
+    """Return what the report says of the scores; of a sample, counts and sums of money are those of all payments."""
+    test, scores, share = tested.frame, tested.scores, tested.share
+    thresholds = {name: found["threshold"] for name, found in candidates.items()}
+    mine, truth = scores[champion], _truth(inputs)
+    transactions, reports = read_judged(inputs, test["transaction_id"])
+    known = known_frauds(reports, transactions)
+    report = {
+        **judge_test(test, scores, thresholds, champion, known, settings, share),
+        **for_all(judge_fairness(test, mine, champion, thresholds[champion], inputs, transactions, settings), share),
         "oracle": None,
         "own": describe_own(inputs, contracts.midnight(settings.test_from)),
         "settings": {key: getattr(settings, key) for key in _SHOWN},
+        **_judge_cases(test, mine, out / "model", reports, transactions, truth, settings),
     }
-    truth = _truth(inputs)
-    report |= _judge_cases(test, scores[champion], out / "model", reports, transactions, truth, settings)
-    report["lineage"] = _describe_lineage(inputs["features"], out / "model", tuned["dataset_sha256"])
+    reasons = report["failures"]["reasons"]
+    report["failures"]["reasons"] = {**for_all(reasons, share), "by_signal": reasons["by_signal"]}
     if truth is not None:
-        table, report["oracle"] = oracle_table(test, scores, champion, thresholds[champion], truth)
+        table, oracle = oracle_table(test, scores, champion, thresholds[champion], truth)
+        report["oracle"] = for_all(oracle, share)
         files.write_parquet(table, out / "oracle.parquet")
-    if "second:features" in inputs:
-        write_beyond(settings, inputs, out, test, scores[champion], chosen, load_model(out / "model"))
-    digest = tuned["dataset_sha256"]
-    name = REGISTERED_MODEL if "world" in inputs else f"own-data-{digest[:8]}"
-    report["champion"]["registered"] = _register(settings, candidates[champion], out / "model", report, name, digest)
-    files.write_json(report, out / "report.json")
-    write_model_card(report, out / "model")
-    write_html(report, test, scores, out / "report.html")
+    return report
 
 
 _SHOWN = ("train_from", "train_until", "test_from", "test_until", "label_delay_days",
           "chargeback_fee", "review_cost", "friction_cost", "cards_per_day", "seed")  # fmt: skip
-
-
-def score_all(test: pd.DataFrame, folders: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """Return the scores of the rule and of every model folder: name -> float64 of shape (rows of the test set,)."""
-    scores = {"rule": rule_score(test)}
-    for name, folder in folders.items():
-        model = load_model(folder)
-        scores[name] = model.predict(feature_matrix(test, model.schema))
-    return scores
 
 
 def judge_test(
@@ -144,6 +151,7 @@ def judge_test(
     champion: str,
     reports: pd.DataFrame,
     settings: Any,
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """Return the metrics of all models on the payments whose label is known.
 
@@ -152,7 +160,8 @@ def judge_test(
     dict
         ``judged`` (False, with a ``note``, where there are not both kinds of payments), ``models`` (metrics with
         intervals), ``differences`` (champion minus the others), ``never_fraud``, ``money``, ``hindsight``,
-        ``calibration`` and ``balance``, ``weeks``, ``costliest_misses``, ``costliest_false_alarms``.
+        ``calibration`` and ``balance``, ``weeks``, ``costliest_misses``, ``costliest_false_alarms``. Counts and sums
+        of money are those of all payments, of which `test` holds a `share`.
     """
     known = test["is_fraud"].notna().to_numpy()
     frauds = int(test["is_fraud"].sum())
@@ -165,13 +174,37 @@ def judge_test(
     frame = test.loc[known, ["transaction_id", "event_time", "customer_id", "terminal_id", "amount", "is_fraud"]]
     frame = frame.astype({"is_fraud": "int8"}).reset_index(drop=True)
     kept = {name: score[known] for name, score in scores.items()}
-    values, resampled = resample_metrics(frame, kept, thresholds, reports, settings)
+    flagged = kept[champion] >= thresholds[champion]
+    best, saved = economics.best_threshold(frame["is_fraud"], frame["amount"], kept[champion], settings)
+    found = {
+        "judged": True,
+        **_compare(frame, kept, thresholds, champion, reports, settings, share),
+        "never_fraud": {"accuracy": float(1 - frame["is_fraud"].mean()), "recall": 0.0, "savings": 0.0},
+        "money": economics.summarize_money(frame["is_fraud"], frame["amount"], flagged, settings),
+        "hindsight": {"threshold": best, "savings": saved},
+        **judge_calibration(frame, kept[champion], settings.seed),
+        "weeks": _weeks(frame, kept[champion], thresholds[champion], settings),
+    }
+    return {**for_all(found, share), **_costliest(frame, kept[champion], flagged)}
+
+
+def _compare(
+    frame: pd.DataFrame,
+    scores: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, float],
+    champion: str,
+    reports: pd.DataFrame,
+    settings: Any,
+    share: float,
+) -> dict[str, Any]:
+    """Return the metrics of each model, and what the champion is ahead of each other one, with intervals."""
+    values, resampled = resample_metrics(frame, scores, thresholds, reports, settings, share=share)
     models = {
         name: {
             "threshold": thresholds[name],
             **{key: describe_interval(value, resampled[name][key]) for key, value in values[name].items()},
         }
-        for name in kept
+        for name in scores
     }
     differences = {
         name: {
@@ -181,19 +214,7 @@ def judge_test(
         for name, many in resampled.items()
         if name != champion
     }
-    flagged = kept[champion] >= thresholds[champion]
-    best, saved = economics.best_threshold(frame["is_fraud"], frame["amount"], kept[champion], settings)
-    return {
-        "judged": True,
-        "models": models,
-        "differences": differences,
-        "never_fraud": {"accuracy": float(1 - frame["is_fraud"].mean()), "recall": 0.0, "savings": 0.0},
-        "money": economics.summarize_money(frame["is_fraud"], frame["amount"], flagged, settings),
-        "hindsight": {"threshold": best, "savings": saved},
-        **judge_calibration(frame, kept[champion], settings.seed),
-        "weeks": _weeks(frame, kept[champion], thresholds[champion], settings),
-        **_costliest(frame, kept[champion], flagged),
-    }
+    return {"models": models, "differences": differences}
 
 
 def oracle_table(
@@ -240,15 +261,6 @@ def oracle_table(
     return pd.DataFrame(rows), summary
 
 
-def _write_scores(test: pd.DataFrame, scores: Mapping[str, np.ndarray], champion: str, out: Path) -> None:
-    table = test[["transaction_id", "event_time"]].assign(score=scores[champion], is_fraud=test["is_fraud"])
-    table = table.astype({"is_fraud": "Int8"}).reset_index(drop=True)
-    contracts.check(table, contracts.SCORES, "scores.parquet")
-    files.write_parquet(table, out / "scores.parquet")
-    wide = test[["transaction_id", "event_time", "customer_id", "terminal_id", "amount", "is_fraud"]]
-    files.write_parquet(wide.assign(**scores).reset_index(drop=True), out / "test_scores.parquet")
-
-
 def _describe_champion(name: str, found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     card = files.read_json(folder / "model.json")
     return {
@@ -265,17 +277,16 @@ def _describe_champion(name: str, found: Mapping[str, Any], folder: Path) -> dic
     }
 
 
-def _describe_test(test: pd.DataFrame, settings: Any) -> dict[str, Any]:
-    labels = test["is_fraud"]
+def _describe_test(facts: Mapping[str, Any], settings: Any) -> dict[str, Any]:
     return {
         "from": settings.test_from.isoformat(),
         "until": settings.test_until.isoformat(),
         "labels_as_of": settings.deploy_at.isoformat(),
-        "payments": len(test),
-        "labeled": int(labels.notna().sum()),
-        "frauds": int(labels.sum()),
-        "fraud_rate": float(labels.mean()) if labels.notna().any() else None,
-        "customers": None if contracts.absent_entities(test[["customer_id"]]) else int(test["customer_id"].nunique()),
+        "payments": facts["payments"],
+        "labeled": facts["labeled"],
+        "frauds": facts["frauds"],
+        "fraud_rate": facts["frauds"] / facts["labeled"] if facts["labeled"] else None,
+        "customers": facts["customers"],
     }
 
 

@@ -17,25 +17,26 @@ import pandas as pd
 
 from lifecycle import files
 from lifecycle.evaluation import drift, reach
+from lifecycle.evaluation.scoring import Tested, for_all
 from lifecycle.training import LADDER, Model, TrainingData, feature_names, folds, read_training
 
 
 def write_beyond(
-    settings: Any, inputs: Mapping[str, Path], out: Path, test: pd.DataFrame, score: np.ndarray,
-    found: Mapping[str, Any], model: Model,
+    settings: Any, inputs: Mapping[str, Path], out: Path, tested: Tested, champion: str, found: Mapping[str, Any],
+    model: Model,
 ) -> None:  # fmt: skip
     """Measure and write both files.
 
     Parameters
     ----------
-    test, score
-        The test set and the champion's scores of it.
+    tested, champion
+        The test set with its scores, and whose scores count.
     found
         What the champion's stage has written about it: threshold, hyperparameters.
     model
         The champion.
     """
-    name = model.facts["name"]
+    test, score, name = tested.frame, tested.scores[champion], model.facts["name"]
     data = read_training(inputs, settings)
     recipe = reach.Recipe.of(name, found, settings.seed)
     fresh = out_of_fold_scores(inputs, name, data)
@@ -46,16 +47,16 @@ def write_beyond(
     content = {
         "goal": reach.GOAL,
         "bar": reach.SEEN,
-        "seen": seen_on_validation(data, fresh, found["threshold"], world["truth"]),
+        "seen": for_all(seen_on_validation(data, fresh, found["threshold"], world["truth"]), data.share),
         "budget": budget,
-        "modes": shares,
+        "modes": for_all(shares, tested.share),
         "needs": needs,
         "luck": luck,
     }
     files.write_json(content, out / "reach.json")
     cuts = folds(data.frame, data.labels, settings)
     content = {
-        **drift.measure_weeks(test, score, settings),
+        **for_all(drift.measure_weeks(test, score, settings), tested.share),
         "age": drift.measure_age(data, cuts, fresh, test, score, recipe, world["truth"], settings),
         "features": drift.measure_features(data, cuts, test, settings),
         "second": drift.measure_second(inputs, model, recipe, found["threshold"], settings),

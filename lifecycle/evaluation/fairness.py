@@ -32,6 +32,10 @@ FEW_VICTIMS = 10
 """The same for a group whose frauds come from fewer customers than this: one bad week of one of them decides."""
 
 RESAMPLES = 1000
+
+MOST_UNITS = 20_000
+"""Customers that are drawn one by one, as in `uncertainty`; fewer, since there are more draws."""
+
 RATES = ("recall", "precision", "false_alarm_rate", "false_declines", "calibration")
 CRITERIA = ("one threshold", "equal recall", "equal false alarms", "equal alerts", "most money")
 
@@ -155,20 +159,27 @@ class GroupSums:
         self.codes, names = pd.factorize(_names(group), sort=True)
         self.names = [str(name) for name in names]
         self._owners, owners = pd.factorize(card_ids(frame))
-        self.customers = len(owners)
+        self._people, self.customers = len(owners), min(len(owners), MOST_UNITS)
         self._fraud = frame["is_fraud"].to_numpy(dtype=float)
-        honest = self.add_up(1 - self._fraud)
+        frauds, honest = self._each(self._fraud), self._each(1 - self._fraud)
         self._fixed = {
-            "frauds": self.add_up(self._fraud), "honest": honest, "expected": self.add_up(score),
-            "honest_customers": (honest > 0).astype(float),
+            "frauds": self._together(frauds), "honest": self._together(honest), "expected": self.add_up(score),
+            "honest_customers": self._together((honest > 0).astype(float)),
         }  # fmt: skip
-        self.victims = (self._fixed["frauds"] > 0).sum(axis=0).astype(int)
+        self.victims = (frauds > 0).sum(axis=0).astype(int)
 
     def add_up(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum of a value by customer and group, shape (customers, groups)."""
+        """Return the sum of a value by customer, or by customers drawn together, and group: (customers, groups)."""
+        return self._together(self._each(values))
+
+    def _each(self, values: np.ndarray) -> np.ndarray:
         cells = self._owners * len(self.names) + self.codes
-        total = np.bincount(cells, np.asarray(values, dtype=float), self.customers * len(self.names))
-        return total.reshape(self.customers, len(self.names))
+        total = np.bincount(cells, np.asarray(values, dtype=float), self._people * len(self.names))
+        return total.reshape(self._people, len(self.names))
+
+    def _together(self, each: np.ndarray) -> np.ndarray:
+        rest = -self._people % self.customers if self._people else 0
+        return np.pad(each, ((0, rest), (0, 0))).reshape(-1, self.customers, len(self.names)).sum(axis=0)
 
     def rates(self, flagged: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Return `RATES` of each group on each draw, NaN where a rate has no base.

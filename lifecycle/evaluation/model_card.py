@@ -28,6 +28,12 @@ SECTIONS = (
     "Caveats and recommendations",
 )
 CARD_FILES = ("model_card.json", "model_card.md", "model_card.html")
+_STYLE = (
+    ":root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; "
+    "margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }"
+)
+"""Without colors of its own: light and dark are the browser's."""
+
 _PLACE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
@@ -92,7 +98,7 @@ def make_card(report: Mapping[str, Any]) -> dict[str, Any]:
         "Intended use": _use(),
         "Factors": _factors(report),
         "Metrics": _metrics(),
-        "Evaluation data": _evaluation_data(),
+        "Evaluation data": _evaluation_data(report),
         "Training data": _training_data(own),
         "Quantitative analyses": _analyses(report) if report["judged"] else ["{note}"],
         "Ethical considerations": _ethics(report, own),
@@ -143,8 +149,7 @@ def write_model_card(report: Mapping[str, Any], folder: Path) -> None:
         temporary.write_text(
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(card['title'])}</title><style>body {{ font: 16px/1.5 system-ui, sans-serif; "
-            "max-width: 50rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }</style></head>\n"
+            f"<title>{escape(card['title'])}</title><style>{_STYLE}</style></head>\n"
             f"<body>\n<h1>Model card: {escape(card['title'])}</h1>\n{card_section(card)}\n</body></html>\n",
             encoding="utf-8",
         )
@@ -206,8 +211,10 @@ def _metrics() -> list[str]:
     ]
 
 
-def _evaluation_data() -> list[str]:
+def _evaluation_data(report: Mapping[str, Any]) -> list[str]:
+    sample = ["{sample/note}"] if report["sample"]["note"] else []
     return [
+        *sample,
         "{test/payments:,} payments from {test/from} until {test/until} (the last day is not included), of which "
         "{test/labeled:,} have a known label and {test/frauds:,} are known frauds.",
         "Labels are what was known on {test/labels_as_of}. SHA-256 of the test set {lineage/test_set.parquet}, of the "
@@ -241,8 +248,9 @@ def _analyses(report: Mapping[str, Any]) -> list[str]:
         for place, row in enumerate(rows):
             at = f"slices/{attribute}/{place}"
             if row["small"]:
-                found.append(f"{attribute} {{{at}/group}}: {{{at}/frauds}} frauds of {{{at}/victims}} customers, too "
-                             "few for a claim.")  # fmt: skip
+                few = "too few for a claim" if report["sample"]["share"] == 1 else "too few in the sample for a claim"
+                of = f"{{{at}/frauds}} frauds of {{{at}/victims}} customers"
+                found.append(f"{attribute} {{{at}/group}}: {of}, {few}.")
                 continue
             found.append(
                 f"{attribute} {{{at}/group}}: recall {_interval(f'{at}/intervals/recall', '.2f')}, precision "

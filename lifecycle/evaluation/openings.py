@@ -20,8 +20,10 @@ import pandas as pd
 from filelock import FileLock
 
 from lifecycle import files
+from lifecycle.preprocessing.tables import open_database, parquet
 
 DIGITS = 6
+_BATCH = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Choice:
     threshold: float
 
 
-def open_test(features: Path, choice: Choice, settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write the choice into the ledger, then read the test set. Nothing else in this stage reads it.
+def open_test(features: Path, choice: Choice, settings: Any) -> tuple[Path, dict[str, Any]]:
+    """Write the choice into the ledger, then hand out the test set. Nothing else in this stage knows where it is.
 
     Parameters
     ----------
@@ -53,9 +55,9 @@ def open_test(features: Path, choice: Choice, settings: Any) -> tuple[pd.DataFra
 
     Returns
     -------
-    test, opening
-        The test set, and the entry of the ledger: ``number`` (1 for the first choice that these weeks judge),
-        ``test_sha256``, ``from``, ``until``, the fields of `Choice`, and ``earlier`` (the entries before it).
+    path, opening
+        The file of the test set, and the entry of the ledger: ``number`` (1 for the first choice that these weeks
+        judge), ``test_sha256``, ``from``, ``until``, the fields of `Choice`, and ``earlier`` (the entries before it).
     """
     path = features / "test_set.parquet"
     entry = {
@@ -67,17 +69,23 @@ def open_test(features: Path, choice: Choice, settings: Any) -> tuple[pd.DataFra
     opening = record(Path(settings.data_dir) / "openings.json", entry)
     if opening["earlier"]:
         print(f"[lifecycle] {describe(opening)}", file=sys.stderr, flush=True)
-    return pd.read_parquet(path), opening
+    return path, opening
 
 
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of which payments a test set holds and how they are labeled.
 
-    The features do not count: new features for the same payments do not make the weeks unseen again.
+    The features do not count: new features for the same payments do not make the weeks unseen again. Neither does the
+    order of the rows: they are sorted, on disk where they are many.
     """
-    table = pd.read_parquet(path, columns=["transaction_id", "is_fraud"]).sort_values("transaction_id")
-    rows = pd.util.hash_pandas_object(table.astype({"is_fraud": "float64"}), index=False)
-    return hashlib.sha256(rows.to_numpy().astype("<u8").tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_database() as db:
+        found = db.sql(f"SELECT transaction_id, is_fraud FROM {parquet(path)} ORDER BY transaction_id")
+        for batch in found.to_arrow_reader(_BATCH):
+            table = batch.to_pandas().astype({"is_fraud": "float64"})
+            rows = pd.util.hash_pandas_object(table, index=False)
+            digest.update(rows.to_numpy().astype("<u8").tobytes())
+    return digest.hexdigest()
 
 
 def record(ledger: Path, entry: dict[str, Any]) -> dict[str, Any]:

@@ -20,31 +20,30 @@ SAMPLE = 200_000
 _ENTITY = {"customer_id": "customers", "terminal_id": "terminals"}
 
 
-def read_judged(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_judged(inputs: Mapping[str, Path], judged: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what judging reads of the payments and the labels, and no more: a file of one's own can be large.
 
     Parameters
     ----------
     inputs
         Folders of preprocessing, features and training.
-    test_from
-        Where the test period begins.
+    judged
+        The ids of the payments of the test period that are judged.
 
     Returns
     -------
     transactions, reports
         ``transaction_id``, ``customer_id``, ``terminal_id`` and, if there is one, ``channel`` of the payments that
-        were tested, of those that the models were validated on, and of those that were reported as fraud; and the
+        are judged, of those that the models were validated on, and of those that were reported as fraud; and the
         labels that say fraud.
     """
     labels, path = inputs["features"] / "labels.parquet", inputs["preprocessing"] / "transactions.parquet"
     reports = pd.read_parquet(labels, filters=[("is_fraud", "==", 1)])
     validated = pd.read_parquet(inputs["training"] / "out_of_fold.parquet", columns=["transaction_id"])
-    needed = pd.Index(pd.concat([reports["transaction_id"], validated["transaction_id"]]).unique())
-    columns = [name for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "channel")
+    needed = pd.Index(pd.concat([judged, reports["transaction_id"], validated["transaction_id"]]).unique())
+    columns = [name for name in ("transaction_id", "customer_id", "terminal_id", "channel")
                if name in pq.read_schema(path).names]  # fmt: skip
-    rows = read_rows(path, lambda r: (r["event_time"] >= test_from) | r["transaction_id"].isin(needed), columns)
-    return rows.drop(columns="event_time"), reports
+    return read_rows(path, lambda rows: rows["transaction_id"].isin(needed), columns), reports
 
 
 def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[str, Any] | None:
@@ -53,21 +52,20 @@ def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[st
     Parameters
     ----------
     inputs
-        Folders of preprocessing, features and training.
+        Folders of preprocessing and features.
     test_from
         Only earlier payments are looked at: the test set is not for choosing.
 
     Returns
     -------
     dict
-        The content of ``own_file.json``, ``share_of_customers`` (that the models learned from), ``suspects``
+        The content of ``own_file.json``, ``suspects``
         (``column`` as the file calls it, ``reason``) and ``warnings`` (sentences).
     """
     folder = inputs["preprocessing"]
     if not (folder / "own_file.json").exists():
         return None
     own = files.read_json(folder / "own_file.json")
-    own["share_of_customers"] = files.read_json(inputs["training"] / "ladder.json")["share_of_customers"]
     names = {one["ours"]: one["file"] for one in own["columns"] if one["ours"]}
     suspects = [
         {"column": names.get(found["column"], found["column"]), "reason": found["reason"]}
@@ -78,7 +76,7 @@ def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[st
         for one in own["columns"]
         if "after the payment" in one["note"]
     ]
-    return {**own, "suspects": suspects, "warnings": _warnings(own, suspects)}
+    return {**own, "suspects": suspects, "warnings": list_warnings(own, suspects)}
 
 
 def suspect_columns(path: Path, labels: Path, until: pd.Timestamp) -> list[dict[str, str]]:
@@ -117,8 +115,16 @@ def suspect_columns(path: Path, labels: Path, until: pd.Timestamp) -> list[dict[
     return find_suspects(joined, prediction_power(joined))
 
 
-def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[str]:
-    """Return what to distrust, worst first."""
+def list_warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[str]:
+    """Return what to distrust in a file, in sentences, worst first: the suspects, then what the file does not have.
+
+    Parameters
+    ----------
+    own
+        The content of ``own_file.json``.
+    suspects
+        Columns that may know the answer: ``column`` and ``reason``.
+    """
     found = [
         f"Column '{one['column']}' {one['reason']}. If it is filled after the payment, the score of this report cannot "
         f"be reached in operation: add it to drop = [...] in the mapping and run again."
@@ -166,31 +172,65 @@ def own_section(report: Mapping[str, Any]) -> str:
     own = report.get("own")
     if not own:
         return ""
-    labels, kinds = own["labels"], [one["kind"] for one in own["columns"]]
-    without = " and ".join(_ENTITY[name] for name in own["absent"])
-    points = [
-        f"{own['rows']:,} payments of {own['transactions']}"
-        + (f", with labels of {own['labels_file']}" if own["labels_file"] else "")
-        + (f"; the file has no {without}, and no ids were made up" if without else ""),
-        f"Times without a zone were read as {own['time_zone']}." if own["time_zone"] else "Times carry their zone.",
-        f"Amounts are in {own['amount_unit']} units; the report is in major ones.",
-        f"{labels['observed']:,} labels came with the time when they became known; for {labels['assumed']:,} it was "
-        f"assumed to be {labels['delay_days']} days after the payment; {labels['unknown']:,} payments have none.",
-        f"{kinds.count('number')} further columns became numeric features and "
-        f"{kinds.count('category')} categories; "
-        f"{kinds.count('left out')} were left out.",
-    ]
     rows = "".join(
         f"<tr><td>{escape(one['file'])}</td><td>{escape(one['ours'] or '-')}</td><td>{escape(one['kind'])}</td>"
-        f"<td>{escape(one['note'])}</td></tr>"
+        f"<td class='sentence'>{escape(one['note'])}</td></tr>"
         for one in own["columns"]
     )
+    head = "".join(f"<th>{name}</th>" for name in ("column", "here", "used as", "why"))
     return (
         "<h2>Your file, and what was done with it</h2><ul>"
-        + "".join(f"<li>{escape(point)}</li>" for point in points)
-        + "</ul><div class='wide'><table><thead><tr><th>column</th><th>here</th><th>used as</th><th>why not</th></tr>"
-        + f"</thead><tbody>{rows}</tbody></table></div>{_worth(report)}"
+        + "".join(f"<li>{escape(point)}</li>" for point in describe_file(own))
+        + f"</ul><div class='wide'><table class='words'><thead><tr>{head}</tr></thead>"
+        + f"<tbody>{rows}</tbody></table></div>{_worth(report)}"
     )
+
+
+def describe_file(own: Mapping[str, Any]) -> list[str]:
+    """Return what was decided about a file, in sentences; what did not occur in it is not told.
+
+    Parameters
+    ----------
+    own
+        The content of ``own_file.json``, which the collection of a file of one's own writes.
+
+    Examples
+    --------
+    >>> labels = {"observed": 0, "assumed": 9, "delay_days": 7, "unknown": 0}
+    >>> own = {"rows": 9, "transactions": "a.csv", "labels_file": None, "absent": ["terminal_id"], "time_zone": None,
+    ...        "amount_unit": "cents", "labels": labels, "columns": []}
+    >>> describe_file(own)[0]
+    '9 payments of a.csv were read; the file has no terminals, and no ids were made up.'
+    """
+    without = " and ".join(_ENTITY[name] for name in own["absent"])
+    zone, unit = own["time_zone"], own["amount_unit"]
+    return [
+        f"{own['rows']:,} payments of {own['transactions']} were read"
+        + (f", with labels of {own['labels_file']}" if own["labels_file"] else "")
+        + (f"; the file has no {without}, and no ids were made up." if without else "."),
+        f"Times without a zone were read as {zone}." if zone else "Times carry their zone.",
+        "Amounts were taken as they are." if unit == "major" else f"Amounts in {unit} were turned into whole units.",
+        *_how_labels_came(own["labels"]),
+        _how_columns_are_used([one["kind"] for one in own["columns"]]),
+    ]
+
+
+def _how_labels_came(labels: Mapping[str, Any]) -> list[str]:
+    time, days = "the time at which they became known", labels["delay_days"]
+    told = [
+        (labels["observed"], f"labels came with {time}."),
+        (labels["assumed"], f"labels came without {time}; {days} days after the payment are assumed."),
+        (labels["unknown"], "payments have no label yet."),
+    ]
+    return [f"{count:,} {words}" for count, words in told if count]
+
+
+def _how_columns_are_used(kinds: list[str]) -> str:
+    told = [("number", "numeric feature", "numeric features"), ("category", "category", "categories"),
+            ("left out", "left out", "left out")]  # fmt: skip
+    counts = [(kinds.count(kind), one, many) for kind, one, many in told]
+    used = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+    return f"Further columns: {used or 'none'}."
 
 
 def _worth(report: Mapping[str, Any]) -> str:
@@ -203,7 +243,8 @@ def _worth(report: Mapping[str, Any]) -> str:
     surer = "that excludes zero" if low is not None and low > 0 else "that includes zero: the rule may be as good"
     interval = f"{low:.3f} to {high:.3f}, an interval {surer}" if low is not None else "without an interval"
     return (
-        f"<h2>What the score is worth</h2><p>Guessing reaches an average precision of {rate:.4f}, the share of fraud. "
-        f"The model reaches {found['value']:.3f} ({found['value'] / max(rate, 1e-12):.1f} times that). It beats the "
-        f"simple rule by {rule['value']:.3f} ({interval}).</p>"
+        "<h2>Against guessing, and against a rule</h2><p>Guessing reaches an average precision of "
+        f"{rate:.4f}, the share of fraud. The model reaches {found['value']:.3f} "
+        f"({found['value'] / max(rate, 1e-12):.1f} times that). It beats the simple rule by "
+        f"{rule['value']:.3f} ({interval}).</p>"
     )

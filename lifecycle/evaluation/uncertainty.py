@@ -41,6 +41,7 @@ def resample_metrics(
     reports: pd.DataFrame,
     settings: Any,
     resamples: int = RESAMPLES,
+    share: float = 1.0,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, np.ndarray]]]:
     """Compute every metric of every model, once on the data and once on each resample.
 
@@ -58,6 +59,8 @@ def resample_metrics(
         Who reported fraud, and when (see `lifecycle.training.metrics.known_frauds`).
     settings
         With ``seed``, ``cards_per_day`` and the prices of `lifecycle.economics`.
+    share
+        The share of all payments that `frame` holds: so large a share of the cards that can be checked are checked.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def resample_metrics(
 
     def of_model(name: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         once = np.ones((1, units), dtype=np.int64)
-        measure = _Measures(frame, scores[name], thresholds[name], reports, settings, codes, customers, units)
+        measure = _Measures(frame, scores[name], thresholds[name], reports, settings, codes, customers, units, share)
         return {key: float(value[0]) for key, value in measure(once).items()}, measure(draws)
 
     found = dict(zip(scores, side_by_side(of_model, [(name,) for name in scores]), strict=True))
@@ -80,7 +83,7 @@ def resample_metrics(
 class _Measures:
     """All metrics of one model, as functions of how often each customer, or each unit of customers, counts."""
 
-    def __init__(self, frame, score, threshold, reports, settings, codes, customers, units) -> None:  # noqa: ANN001
+    def __init__(self, frame, score, threshold, reports, settings, codes, customers, units, share) -> None:  # noqa
         fraud = frame["is_fraud"].to_numpy(dtype=np.int8)
         amount = frame["amount"].to_numpy()
         flagged = score >= threshold
@@ -94,7 +97,7 @@ class _Measures:
             "rows": np.ones(len(fraud)),
         }
         self._sums = {key: np.bincount(codes % units, values, units) for key, values in sums.items()}
-        self._ranking, self._codes, self._k = Ranking(fraud, score), codes % units, settings.cards_per_day
+        self._ranking, self._codes, self._k = Ranking(fraud, score), codes % units, settings.cards_per_day * share
         self._cards = card_days(frame, score, fraud, reports)
         self._card_codes = pd.Index(customers).get_indexer(self._cards["customer_id"]) % units
 

@@ -91,7 +91,7 @@ def read_reports(backend: Any, path: Path) -> ibis.Table:
     )
 
 
-def write_tables(source: Path, out: Path, bucket: int = BUCKET, memory: str = MEMORY) -> None:
+def write_tables(source: Path, out: Path, bucket: int = BUCKET, memory: str = MEMORY, chunk: int = CHUNK) -> None:
     """Write `customer_daily`, `terminal_daily` and `recent` of the files in `source` into `out`, as Parquet.
 
     The values and the row order are those of `windows.history_features`, whatever the number of buckets.
@@ -107,9 +107,11 @@ def write_tables(source: Path, out: Path, bucket: int = BUCKET, memory: str = ME
         Payments plus snapshots that are computed at once; smaller tables take a single statement.
     memory
         What DuckDB may hold, such as ``"1500MB"``.
+    chunk
+        Rows of several buckets that are put together at once, in whole days.
     """
     with session(out, memory) as backend, tempfile.TemporaryDirectory(prefix=".parts-", dir=out) as parts:
-        tables = _Tables(backend, source, Path(parts), bucket)
+        tables = _Tables(backend, source, Path(parts), bucket, chunk)
         for name, (key, _) in VIEWS.items():
             tables.write_daily(name, key, out / f"{name}.parquet")
         tables.write_recent(out / "recent.parquet")
@@ -118,8 +120,8 @@ def write_tables(source: Path, out: Path, bucket: int = BUCKET, memory: str = ME
 class _Tables:
     """The tables of one bank: where its payments are, which buckets they are divided into."""
 
-    def __init__(self, backend: Any, source: Path, parts: Path, bucket: int) -> None:
-        self._backend, self._parts = backend, parts
+    def __init__(self, backend: Any, source: Path, parts: Path, bucket: int, chunk: int) -> None:
+        self._backend, self._parts, self._chunk = backend, parts, chunk
         self._payments = read_payments(backend, [source / "transactions.parquet"])
         self._reports = read_reports(backend, source / "labels.parquet")
         self._per_day = self._count("snapshot")
@@ -254,7 +256,7 @@ class _Tables:
     def _merge(self, read: Callable[[int, int], str], rows: pd.Series, path: Path) -> None:
         """Append what `read` returns for a few days at a time to one Parquet file."""
         with Appending(path) as file:
-            for since, until in day_ranges(rows, CHUNK):
+            for since, until in day_ranges(rows, self._chunk):
                 file.append(self._backend.con.sql(read(since, until)).to_arrow_table())
 
 

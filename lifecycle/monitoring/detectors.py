@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse, special, stats
 
 from lifecycle.monitoring.alarms import add_evidence
+from lifecycle.monitoring.domain import FOLDS, RandomTrees, separation_by_day
 from lifecycle.monitoring.drift import CHANCE
 from lifecycle.monitoring.estimate import Calibrator
 from lifecycle.monitoring.signals import FRESH_DAYS
@@ -22,6 +23,7 @@ KNOWN_AFTER, WINDOW = 7, 7
 """Realized performance looks at payments this many days old, and all signals of performance at so many days of them."""
 
 KEPT_VARIANCE = 0.65
+GROWN_FROM = 20_000
 RATIO = 3.0
 ALPHA = 0.05
 SUMS = ("payments", "residual", "flagged", "expected_frauds", "expected_caught", "frauds", "caught")
@@ -106,9 +108,12 @@ class Counter:
         self.sums = {name: width + i for i, name in enumerate(SUMS)}
         self.lags, self.groups = FRESH_DAYS + 1, groups
         self.reports = slice(width + len(SUMS), width + len(SUMS) + self.lags * groups)
-        self.width = self.reports.stop
         self._inputs = list(columns)
         self._fit_components(clean.matrix[:, self._inputs])
+        step = -(-len(clean) // GROWN_FROM)
+        self.forest = RandomTrees.grow(clean.matrix[::step, self._inputs], seed=0)
+        self.leaves = slice(self.reports.stop, self.reports.stop + FOLDS * self.forest.size)
+        self.width = self.leaves.stop
 
     def _fit_components(self, matrix: np.ndarray) -> None:
         self._mean = np.nanmean(matrix, axis=0)
@@ -135,10 +140,18 @@ class Counter:
         sums += [known, known & pool.flagged]
         case = pool.fraud & ~pool.flagged & pool.first & (pool.lag >= 0) & (pool.lag <= FRESH_DAYS)
         place = self.reports.start + np.where(case, pool.lag, 0) * self.groups + pool.group
-        indices = np.column_stack([*codes, *(np.full(len(pool), at) for at in self.sums.values()), place])
-        data = np.column_stack([*(np.ones(len(pool)) for _ in codes), *sums, case]).astype("float32")
+        leaves = self.forest.leaves(pool.matrix[:, self._inputs])
+        leaves += self.leaves.start + (pool.customer % FOLDS * self.forest.size)[:, None]
+        indices = np.column_stack([*codes, *(np.full(len(pool), at) for at in self.sums.values()), place, leaves])
+        ones = (np.ones(len(pool)) for _ in codes)
+        data = np.column_stack([*ones, *sums, case, np.ones(leaves.shape)]).astype("float32")
         starts = np.arange(len(pool) + 1) * indices.shape[1]
         return sparse.csr_array((data.ravel(), indices.astype("int32").ravel(), starts), shape=(len(pool), self.width))
+
+    def read_leaves(self, counts: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Return the counts of the domain classifier, shape (days, months, folds, trees, leaves), for `shape` days."""
+        each = counts[..., self.leaves].reshape(*counts.shape[:2], FOLDS, len(self.forest.column), -1)
+        return np.broadcast_to(each, (*shape, *each.shape[2:]))
 
     def count(self, pool: Pool, weights: np.ndarray, days: int) -> np.ndarray:
         """Return the counts of each day when every customer counts as often as it was drawn.
@@ -187,6 +200,9 @@ class Days:
         The totals `SUMS` of each day.
     reports
         Cases of missed fraud by lag and group, shape (days, months, lags, groups).
+    leaves, usual_leaves
+        Payments of the day and of its reference by fold, tree and leaf of the domain classifier, shape
+        (days, months, folds, trees, leaves).
     """
 
     linf: np.ndarray
@@ -198,6 +214,8 @@ class Days:
     alert_rate: np.ndarray
     sums: dict[str, np.ndarray]
     reports: np.ndarray
+    leaves: np.ndarray
+    usual_leaves: np.ndarray
 
 
 def read_days(counter: Counter, counts: np.ndarray, reference: np.ndarray) -> Days:
@@ -223,6 +241,7 @@ def read_days(counter: Counter, counts: np.ndarray, reference: np.ndarray) -> Da
         *(np.abs(sums[name] / size - reference[..., counter.sums[name]] / whole) for name in ("residual", "flagged")),
         sums,
         counts[..., counter.reports].reshape(*counts.shape[:2], counter.lags, counter.groups),
+        *(counter.read_leaves(c, counts.shape[:2]) for c in (counts, reference)),
     )
 
 
@@ -319,6 +338,7 @@ DETECTORS: dict[str, Signal] = {
     "tests, Holm": lambda days, usual: -np.log10(adjust(days.p_value, "holm") + 1e-300),
     "tests, Benjamini-Hochberg": lambda days, usual: -np.log10(adjust(days.p_value, "bh") + 1e-300),
     "PCA reconstruction error": lambda days, usual: days.residual,
+    "domain classifier": lambda days, usual: separation_by_day(days.leaves, days.usual_leaves),
     "score, PSI": lambda days, usual: days.score_psi,
     "alert rate": lambda days, usual: days.alert_rate,
     "estimated precision": lambda days, usual: _share(days.sums["expected_caught"], days.sums["flagged"], 0),
@@ -327,7 +347,7 @@ DETECTORS: dict[str, Signal] = {
     "realized recall": lambda days, usual: _share(days.sums["caught"], days.sums["frauds"], KNOWN_AFTER),
     "CUSUM of missed fraud": _chart,
 }
-"""All detectors. The first six look at inputs, the next four at the model's answers, the last three at labels."""
+"""All detectors. The first seven look at inputs, the next four at the model's answers, the last three at labels."""
 
 NOMINAL: dict[str, tuple[Signal, float]] = {
     "L-infinity, simple": (DETECTORS["L-infinity, simple"], 0.1),

@@ -182,16 +182,18 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     """
     if a.size < b.size:
         a, b = b, a
-    at = np.searchsorted(a, b, side="right") / a.size
-    before = np.searchsorted(a, b, side="left") / a.size
-    own_at = np.searchsorted(b, b, side="right") / b.size
-    own_before = np.searchsorted(b, b, side="left") / b.size
-    return float(max(np.abs(at - own_at).max(), np.abs(before - own_before).max()))
+    new = np.flatnonzero(b[1:] != b[:-1]) + 1
+    first, end = np.concatenate([[0], new]), np.concatenate([new, [b.size]])  # of each different value
+    points = b[first]
+    at = np.searchsorted(a, points, side="right") / a.size
+    before = np.searchsorted(a, points, side="left") / a.size
+    return float(max(np.abs(at - end / b.size).max(), np.abs(before - first / b.size).max()))
 
 
 def _histogram(finite: np.ndarray, edges: np.ndarray, missing: int) -> np.ndarray:
-    inner = np.bincount(np.searchsorted(edges, finite, side="left"), minlength=edges.size + 1)
-    return np.append(inner, missing)
+    """Count sorted values in the bins between the edges; an edge belongs to the bin below it."""
+    below = np.searchsorted(finite, edges, side="right")
+    return np.concatenate([np.diff(below, prepend=0, append=finite.size), [missing]])
 
 
 def _count(column: pd.Series) -> tuple[dict[str, int], int]:

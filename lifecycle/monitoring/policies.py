@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,17 +72,34 @@ class Past:
         return retrain(self.payments, self.labels, moment, start, in_use, fit, settings, wrong)
 
 
+NextMoment = Callable[[InUse, pd.Timestamp | None], pd.Timestamp | None]
+"""Given what is in use and the moment of the last retraining (None: there was none), returns the next one, or None."""
+
+
 def follow(
-    past: Past, moments: Sequence[pd.Timestamp], champion: InUse, fit: Fit, settings: Any
+    past: Past, next_moment: NextMoment, champion: InUse, fit: Fit, settings: Any
 ) -> tuple[InUse, list[Attempt]]:
-    """Retrain at each moment, and put into use what passes the gate against the model in use by then."""
-    in_use, attempts = champion, []
-    for moment in moments:
+    """Retrain at moment after moment, and put into use what passes the gate against the model in use by then."""
+    in_use, attempts, last = champion, [], None
+    while (moment := next_moment(in_use, last)) is not None:
         attempt = past.retrain(moment, in_use, fit, settings)
         attempts.append(attempt)
         if attempt.model is not None:
             in_use = in_use.replaced(attempt, past.payments, moment)
+        last = moment
     return in_use, attempts
+
+
+def by_calendar(moments: Sequence[pd.Timestamp]) -> NextMoment:
+    """Return the rule of fixed moments, whatever is in use.
+
+    Examples
+    --------
+    >>> rule = by_calendar([pd.Timestamp("2025-12-01"), pd.Timestamp("2025-12-29")])
+    >>> rule(None, None).day, rule(None, pd.Timestamp("2025-12-01")).day, rule(None, pd.Timestamp("2025-12-29"))
+    (1, 29, None)
+    """
+    return lambda _, last: next((moment for moment in moments if last is None or moment > last), None)
 
 
 def calendar(start: pd.Timestamp, until: pd.Timestamp, step: pd.Timedelta) -> list[pd.Timestamp]:

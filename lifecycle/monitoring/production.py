@@ -19,7 +19,7 @@ import pandas as pd
 
 from lifecycle import contracts, files, training
 from lifecycle.monitoring import bank as seen
-from lifecycle.monitoring import estimate, lab, live, loop, replay, report, retraining, signals
+from lifecycle.monitoring import estimate, exposition, lab, live, loop, replay, report, retraining, signals
 from lifecycle.monitoring.alarms import Alarm, Rules
 from lifecycle.monitoring.bank import Bank
 from lifecycle.monitoring.capture import preprocess, read_capture
@@ -32,6 +32,12 @@ NOTE_DAYS, PAGE_DAYS = 90, 365
 
 FRESH_HOURS = 24.0
 """Daily features are made at midnight: older ones than this belong to an earlier day."""
+
+SERVICE_RULES = {
+    "errors": (0.0, "The service refused or failed requests."),
+    "feature_age_hours": (FRESH_HOURS, "The nightly refresh of the online features did not come."),
+}
+"""Pages about the service itself: a column of ``daily.parquet``, its limit and what it means."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,13 @@ class Baseline:
 def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Build the artifact of the monitoring stage.
 
-    Writes ``baseline/``, ``captured/``, ``reports/<day>/``, ``daily.parquet``, ``drift.parquet``,
-    ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``, ``estimated.parquet``,
-    ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
+    Writes ``baseline/``, ``captured/``, ``reports/<day>/`` (with ``service.prom``), ``daily.parquet``,
+    ``drift.parquet``, ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``,
+    ``estimated.parquet``, ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
+
+    The replayed customers stay with the champion's service to the end, and ``score`` and ``flagged`` in
+    ``scored.parquet`` are the champion's. After a promotion the bank as a whole is served by the new model:
+    ``served_score`` and ``served_flagged``, and from them the chart of missed fraud and the realized performance.
 
     Parameters
     ----------
@@ -70,12 +80,12 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         process = _begin_replay(settings, inputs, received, sample, snapshots, Path(scratch), out)
         del received, tables
         try:
-            files.write_parquet(bank.scored, out / "scored.parquet")
             reference, clean = _baseline(bank, sample, out)
-            rules, charts = _calibrate(settings, bank, reference.signals, clean)
-            files.write_parquet(charts.rename_axis("day").reset_index(), out / "charts.parquet")
-            paged = [a for day in bank.days for a in rules.check_chart(f"{day:%Y-%m-%d}", charts.loc[day])]
-            loop.close_loop(settings, inputs, bank, paged, out)
+            rules, watch = _calibrate(settings, bank, reference.signals, clean)
+            served = loop.close_loop(settings, inputs, bank, watch, out)
+            table = bank.scored.assign(served_score=served.score, served_flagged=served.flagged)
+            files.write_parquet(table, out / "scored.parquet")
+            files.write_parquet(served.levels.rename_axis("day").reset_index(), out / "charts.parquet")
             _estimate(settings, inputs, bank, out)
             requests = replay.finish(process, Path(scratch) / "requests.parquet")
         finally:
@@ -83,7 +93,7 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
                 process.terminate()
                 process.wait()
         files.write_parquet(requests, out / "requests.parquet")
-        _report(bank, reference, rules, charts, requests, paged, out)
+        _report(bank, reference, rules, served, requests, out)
 
 
 def _begin_replay(
@@ -135,16 +145,15 @@ def _with_hour(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _calibrate(
     settings: Any, bank: Bank, reference: signals.SignalReference, clean: pd.DataFrame
-) -> tuple[Rules, pd.DataFrame]:
-    """Fit the rules on the clean days, and run the chart of missed fraud over production."""
+) -> tuple[Rules, loop.Watch]:
+    """Fit the rules on the clean days, and make the watch over the missed fraud of production."""
     daily, _ = signals.by_day(reference, _with_hour(clean), bank.clean)
     by = "merchant_category" if "merchant_category" in bank.scored.columns else None
     # Reports are complete only once the scored payments reach back as far as a fresh report may.
     arrivals = bank.clean[bank.clean >= bank.scored["event_time"].min() + signals.FRESH_DAYS * DAY]
     missed_clean, _ = signals.missed_reports(bank.scored, bank.labels, arrivals, by)
-    missed, _ = signals.missed_reports(bank.scored, bank.labels, bank.days, by)
     rules = Rules.fit(daily, missed_clean, NOTE_DAYS, PAGE_DAYS, settings.seed)
-    return rules, rules.chart.run(missed, signals.volume(bank.scored, bank.days, bank.clean, by))
+    return rules, loop.Watch(bank, rules, by)
 
 
 def _estimate(settings: Any, inputs: Mapping[str, Path], bank: Bank, out: Path) -> None:
@@ -180,9 +189,8 @@ def _report(
     bank: Bank,
     reference: Baseline,
     rules: Rules,
-    charts: pd.DataFrame,
+    served: loop.Served,
     requests: pd.DataFrame,
-    paged: list[Alarm],
     out: Path,
 ) -> None:
     """Read the capture, write each day's files, and put all signals and alarms together."""
@@ -197,15 +205,18 @@ def _report(
             counts[day] = len(found["violations"])
     daily, distances = signals.by_day(reference.signals, _with_hour(captured), bank.days)
     files.write_parquet(distances, out / "drift.parquet")
-    table = daily.join(_service(requests)).join(_performance(bank))
+    table = daily.join(_service(requests)).join(_performance(bank, served))
     table.insert(1, "violations", pd.Series(counts))
-    table["missed_fraud_level"] = charts.max(axis=1)
-    table["missed_fraud_group"] = charts.idxmax(axis=1)
+    table["missed_fraud_level"] = served.levels.max(axis=1)
+    table["missed_fraud_group"] = served.levels.idxmax(axis=1)
     table["live_batch_difference"] = _difference(captured, bank.scored)
     files.write_parquet(table.rename_axis("day").reset_index(), out / "daily.parquet")
     alarms = [a for day in bank.days for a in rules.check_signals(f"{day:%Y-%m-%d}", daily.loc[day])]
     alarms += service_alarms(table)
-    alarms = sorted([*alarms, *paged], key=lambda alarm: (alarm.day, alarm.signal))
+    alarms = sorted([*alarms, *served.paged], key=lambda alarm: (alarm.day, alarm.signal))
+    for day, text in exposition.by_day(table, alarms).items():
+        with files.replacing(out / "reports" / day / "service.prom") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     content = {
         "note_days": NOTE_DAYS,
         "page_days": PAGE_DAYS,
@@ -227,13 +238,9 @@ def service_alarms(daily: pd.DataFrame) -> list[Alarm]:
     daily
         One row a day: errors, and feature_age_hours, the age of the oldest daily features in use.
     """
-    rules = {
-        "errors": (0.0, "The service refused or failed requests."),
-        "feature_age_hours": (FRESH_HOURS, "The nightly refresh of the online features did not come."),
-    }
     return [
         Alarm(f"{day:%Y-%m-%d}", name, "page", float(value), limit, what)
-        for name, (limit, what) in rules.items()
+        for name, (limit, what) in SERVICE_RULES.items()
         for day, value in daily[name].items()
         if value > limit
     ]
@@ -260,16 +267,17 @@ def _service(requests: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _performance(bank: Bank) -> pd.DataFrame:
-    """Return the realized performance of each day: as known a week later, and with all labels in the history."""
-    production = bank.scored[bank.scored["event_time"] >= bank.days[0]]
+def _performance(bank: Bank, served: loop.Served) -> pd.DataFrame:
+    """Return the realized performance of each day by the model that served: as known a week later, and in the end."""
+    decided = bank.scored.assign(score=served.score, flagged=served.flagged)
+    production = decided[decided["event_time"] >= bank.days[0]]
     end = bank.days[-1] + DAY
     parts = []
     for name, after in (("week", 7), ("matured", None)):
         part = performance_by_day(production, bank.labels, after, until=end).set_index("day")
         kept = part[["known_share", "frauds", "alerts", "caught", "precision", "recall", "average_precision"]]
         parts.append(kept.add_suffix(f"_{name}"))
-    missed, caught = signals.missed_reports(bank.scored, bank.labels, bank.days, None)
+    missed, caught = signals.missed_reports(decided, bank.labels, bank.days, None)
     parts.append(pd.DataFrame({"reports": (missed + caught).sum(axis=1), "missed_reports": missed.sum(axis=1)}))
     parts.append(signals.recall_of_reports(missed, caught).rename("recall_of_reports").to_frame())
     return pd.concat(parts, axis=1)

@@ -120,6 +120,8 @@ def missed_reports(
     groups = sorted(frame["group"].unique())
 
     def count(rows: pd.DataFrame) -> pd.DataFrame:
+        if rows.empty:  # pandas makes no table of no times
+            return pd.DataFrame(0, index=days, columns=groups)
         table = pd.crosstab(rows["day"], rows["group"])
         return table.reindex(index=days, columns=groups, fill_value=0)
 

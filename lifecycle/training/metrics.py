@@ -149,7 +149,7 @@ def card_days(
     return cards.sort_values(["day", "score"], ascending=[True, False], kind="stable").reset_index(drop=True)
 
 
-def card_precision(cards: pd.DataFrame, k: int) -> tuple[float, float]:
+def card_precision(cards: pd.DataFrame, k: float) -> tuple[float, float]:
     """Return Card Precision@k and its ceiling, both averaged over the days.
 
     Every day an analyst team checks the `k` cards with the highest scores; the precision is the share of them
@@ -161,7 +161,8 @@ def card_precision(cards: pd.DataFrame, k: int) -> tuple[float, float]:
     cards
         What `card_days` returned.
     k
-        Cards that can be checked in a day. On a day with fewer cards, all are checked.
+        Cards that can be checked in a day. On a day with fewer cards, all are checked. Of a number that is not whole,
+        the last card counts in part.
 
     Examples
     --------
@@ -174,7 +175,7 @@ def card_precision(cards: pd.DataFrame, k: int) -> tuple[float, float]:
 
 
 def card_precision_by_day(
-    cards: pd.DataFrame, k: int, weight: np.ndarray | None = None
+    cards: pd.DataFrame, k: float, weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the precision at k and its ceiling for each day, arrays of shape (days,).
 
@@ -196,7 +197,7 @@ def card_precision_by_day(
 
 
 def ranking_metrics(
-    frame: pd.DataFrame, score: ArrayLike, is_fraud: ArrayLike, reports: pd.DataFrame, k: int
+    frame: pd.DataFrame, score: ArrayLike, is_fraud: ArrayLike, reports: pd.DataFrame, k: float
 ) -> dict[str, Any]:
     """Return the metrics of the ladder for one set of scores.
 

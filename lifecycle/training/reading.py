@@ -15,15 +15,15 @@ from lifecycle.preprocessing.tables import read_batches
 from lifecycle.training.artifact import feature_matrix
 from lifecycle.training.metrics import card_ids, known_frauds
 
-MOST_ROWS = 1_000_000
-"""Training rows that are learned from; of a larger file, the payments of some customers are drawn, all of each."""
+PART = 100_000
+"""Rows of a large file in memory at a time, beside those that are kept."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """What fitting needs: the training set, its matrix, the schema, the label history, and who reported fraud when.
 
-    ``share`` is the share of the customers whose payments `frame` holds: 1 unless the file is large.
+    ``share`` is the share of the file's payments that `frame` holds: 1 unless the file is large.
     """
 
     frame: pd.DataFrame
@@ -34,13 +34,15 @@ class TrainingData:
     share: float = 1.0
 
 
-def read_data(training_set: Path, labels: Path, transactions: Path, schema: Mapping[str, Any]) -> TrainingData:
-    """Read the training data; of more than `MOST_ROWS` rows, a sample of whole customers (`read_sample`).
+def read_data(
+    training_set: Path, labels: Path, transactions: Path, schema: Mapping[str, Any], most_rows: int
+) -> TrainingData:
+    """Read the training data; of more than `most_rows` rows, a sample of whole customers (`read_sample`).
 
     A sample of customers keeps the share of fraud, so that metrics and thresholds mean the same, and it keeps what
     is together: a customer is never learned from in part.
     """
-    frame, share = read_sample(training_set, MOST_ROWS)
+    frame, share = read_sample(training_set, most_rows)
     history = pd.read_parquet(labels) if share == 1 else read_labels(labels, frame["transaction_id"])
     frauds = history.loc[history["is_fraud"] == 1, "transaction_id"]
     owners = read_rows(
@@ -62,7 +64,7 @@ def read_rows(path: Path, wanted: Callable[[pd.DataFrame], Any], columns: Sequen
     columns
         By default all.
     """
-    batches = (table.to_pandas() for table in read_batches(path, columns))
+    batches = (table.to_pandas() for table in read_batches(path, columns, PART))
     return pd.concat([rows[np.asarray(wanted(rows))] for rows in batches], ignore_index=True)
 
 
@@ -75,13 +77,18 @@ def read_sample(path: Path, most: int) -> tuple[pd.DataFrame, float]:
     Returns
     -------
     frame, share
-        The rows in the order of the file, and the share of customers that was asked for.
+        The rows in the order of the file, and their share of all rows.
     """
     rows = pq.read_metadata(path).num_rows
-    share = min(1.0, most / max(rows, 1))
-    if share == 1:
-        return pd.read_parquet(path), share
-    return read_rows(path, lambda rows: place(card_ids(rows)) < share), share
+    if rows <= most:
+        return pd.read_parquet(path), 1.0
+    frame = read_rows(path, lambda part: is_drawn(part, most / rows))
+    return frame, len(frame) / rows
+
+
+def is_drawn(frame: pd.DataFrame, share: float) -> np.ndarray:
+    """Return which payments belong to the customers of a sample of about a share of them (bool)."""
+    return place(card_ids(frame)) < share
 
 
 def place(ids: pd.Series) -> np.ndarray:

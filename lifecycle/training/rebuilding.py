@@ -154,7 +154,7 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
     scores = np.full(len(data.frame), np.nan)
     for fold, found in zip(cuts, side_by_side(score, [(fold,) for fold in cuts]), strict=True):
         scores[fold.validation] = found
-    judged = judge(data.frame, scores, data.reports, cuts, settings)
+    judged = judge(data.frame, scores, data.reports, cuts, settings, data.share)
     recorded_model = record.tags.get("model_sha256")
     again = None
     if recorded_model is not None:
@@ -193,4 +193,4 @@ def _read_data(record: Record, data_dir: Path) -> TrainingData:
     """Read the recorded files; the columns of the matrix are the recorded features."""
     paths: Mapping[str, Path] = {Path(name).stem: data_dir / name for name in record.files}
     schema = {**files.read_json(paths["schema"]), "features": [{"name": name} for name in record.features]}
-    return read_data(paths["training_set"], paths["labels"], paths["transactions"], schema)
+    return read_data(paths["training_set"], paths["labels"], paths["transactions"], schema, record.settings.most_rows)

@@ -49,10 +49,10 @@ def _client(folder: Path) -> Any:
     import warnings
 
     warnings.filterwarnings("ignore", message="IProgress not found")  # of a progress bar that is off
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow"):  # MLflow sets the levels when it is imported
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with FileLock(folder / ".lock"):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -183,7 +183,7 @@ def search(data: TrainingData, cuts: list[Fold], settings: Any, storage: str, in
 
 def _place_of_study(settings: Any, lineage: Mapping[str, Any]) -> Path:
     """Return where a study is kept while it runs: outside the artifact, which an interrupted build loses."""
-    knobs = ("trials", "folds", "fold_days", "label_delay_days", "test_from")
+    knobs = ("trials", "most_rows", "folds", "fold_days", "label_delay_days", "test_from")
     identity = {**lineage, **{name: str(getattr(settings, name)) for name in knobs}}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(settings.data_dir).resolve() / "studies"
@@ -280,7 +280,7 @@ def _fit_best(data: TrainingData, cuts: list[Fold], settings: Any, params: dict[
     for fold, one in zip(cuts, of_folds, strict=True):
         score[fold.validation] = score_rows(one, data.matrix[fold.validation])
     files.write_parquet(out_of_fold(data.frame, {"score": score}, cuts), out / "out_of_fold.parquet")
-    judged = judge(data.frame, score, data.reports, cuts, settings)
+    judged = judge(data.frame, score, data.reports, cuts, settings, data.share)
     facts = card_facts(NAME, judged["threshold"], settings, rows, known)
     save_model(model, data.schema, out / "model", sample=data.matrix[rows[-20_000:]], **facts, params=params)
     return {**judged, "params": params}

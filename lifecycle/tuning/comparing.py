@@ -141,19 +141,25 @@ def run_search(
     while used + folds <= fits or (method == "optuna" and used < fits):
         trial = study.ask()
         params = {k: levels[trial.suggest_int(k, 0, len(levels) - 1)] for k, levels in space.items()}
-        values: list[float] = []
-        for fold in range(min(folds, fits - used)):
-            values.append(score(params, fold))
-            used += 1
-            trial.report(float(np.mean(values)), step=fold)
-            if fold < folds - 1 and trial.should_prune():
-                break
+        values = _try(trial, params, score, min(folds, fits - used), folds)
+        used += len(values)
         complete = len(values) == folds
         state = optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED
         study.tell(trial, float(np.mean(values)) if complete else None, state=state)
         rows.append({"fits": used, "state": state.name.lower(), "value": float(np.mean(values)), **params})
     table = pd.DataFrame(rows)
     return table.assign(tried=len(table))[table["state"] == "complete"].drop(columns="state")
+
+
+def _try(trial: Any, params: Mapping[str, float], score: Score, most: int, folds: int) -> list[float]:
+    """Return the scores of a setting on its folds, up to `most` or until the study prunes it."""
+    values: list[float] = []
+    for fold in range(most):
+        values.append(score(params, fold))
+        trial.report(float(np.mean(values)), step=fold)
+        if fold < folds - 1 and trial.should_prune():
+            break
+    return values
 
 
 def _start_study(method: str, space: Mapping[str, Sequence[float]], settings: int, seed: int) -> Any:

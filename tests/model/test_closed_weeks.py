@@ -85,7 +85,7 @@ def judge(inputs: dict[str, Path], folder: Path, out: Path) -> dict[str, object]
 
 def test_the_choice_is_in_the_ledger_before_the_test_weeks_are_scored(learned, tmp_path):
     inputs, _ = learned
-    with mock.patch.object(evaluation, "score_all", side_effect=RuntimeError("scored")), pytest.raises(RuntimeError):
+    with mock.patch.object(evaluation, "score_test", side_effect=RuntimeError("scored")), pytest.raises(RuntimeError):
         judge(inputs, tmp_path, tmp_path / "out")
     (entry,) = files.read_json(tmp_path / "data" / "openings.json")
     ladder = files.read_json(inputs["training"] / "ladder.json")["models"]

@@ -10,45 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from model_data import FEATURES, SCHEMA, SETTINGS, knobs, write_inputs
+from model_data import SETTINGS, knobs, write_inputs, write_models
 from sklearn.metrics import average_precision_score
 
 import lifecycle
 from lifecycle import contracts, economics, evaluation, files, training
 from lifecycle.errors import LifecycleError
-from lifecycle.evaluation import model_card
-
-
-def write_models(inputs: dict, folder: Path, data_dir: Path) -> None:
-    """Write what training and tuning leave, with small quick models."""
-    train = pd.read_parquet(inputs["features"] / "training_set.parquet")
-    matrix, fraud = training.feature_matrix(train, SCHEMA), train["is_fraud"].to_numpy()
-    models = {"rule": {"threshold": 0.5, "mean": {"average_precision": 0.9}, "std": {}, "run_id": "none"}}
-    facts = {
-        "trained_from": "a",
-        "trained_until": "b",
-        "rows": len(train),
-        "frauds": int(fraud.sum()),
-        "threshold": 0.1,
-    }
-    names = dict.fromkeys(training.CLASSIFIERS, "training/models") | {"tuned_gradient_boosting": "tuning"}
-    small = {"random_forest": {"n_estimators": 5}, "gradient_boosting": {"max_iter": 10}}
-    for value, (name, where) in enumerate(names.items()):
-        kind = name.removeprefix("tuned_")
-        fitted = training.fit_model(kind, matrix, fraud, list(FEATURES), 0, **small.get(kind, {}))
-        target = folder / where / ("model" if where == "tuning" else name)
-        training.save_model(fitted, SCHEMA, target, name=name, **facts)
-        mean = {"average_precision": 0.5 + value / 100}
-        models[name] = {"threshold": 0.1, "mean": mean, "std": {"average_precision": 0.1}, "run_id": "gone"}
-    past = train[["transaction_id", "amount", "is_fraud"]]
-    scored = {name: training.rule_score(train) for name in ("rule", *training.CLASSIFIERS)}
-    files.write_parquet(past.assign(**scored), folder / "training" / "out_of_fold.parquet")
-    found = training.load_model(folder / "tuning" / "model").predict(matrix)
-    files.write_parquet(past.assign(score=found), folder / "tuning" / "out_of_fold.parquet")
-    tuned = {"name": "tuned_gradient_boosting", **models.pop("tuned_gradient_boosting"), "dataset_sha256": "ab" * 32}
-    files.write_json({"models": models}, folder / "training" / "ladder.json")
-    files.write_json(tuned, folder / "tuning" / "best.json")
-    inputs |= {"training": folder / "training", "tuning": folder / "tuning"}
+from lifecycle.evaluation import model_card, own_data
+from lifecycle.evaluation.report import write_html
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +171,17 @@ def test_failures_groups_and_behavior_are_in_the_report_for_a_stranger(built):
     assert {one["kind"] for one in report["behavior"]} == {"invariance", "direction", "minimum"}
 
 
+def test_every_metric_of_the_champion_is_on_the_page_with_its_interval(built):
+    out = built[1]
+    report, page = files.read_json(out / "report.json"), (out / "report.html").read_text()
+    found = report["models"][report["champion"]["name"]]
+    shown = dict.fromkeys(("average_precision", "auc", "card_precision", "precision", "recall", "f1"), ".3f")
+    for name, form in shown.items():
+        one = found[name]
+        assert f"{one['value']:{form}} <span class='muted'>({one['low']:{form}} to {one['high']:{form}})" in page, name
+    assert f"{report['balance']['low']:.2f} to {report['balance']['high']:.2f}" in page
+
+
 def test_no_model_beats_the_oracle_on_the_truth(built):
     _, out, _ = built
     oracle = files.read_json(out / "report.json")["oracle"]
@@ -224,6 +204,49 @@ def test_the_report_for_a_stranger_needs_no_other_file(built):
     page = (built[1] / "report.html").read_text()
     assert "http" not in page and "<script" not in page and "src=" not in page
     assert page.count("<svg") == 2 and "nan" not in page.lower().split("<h2>")[1]
+
+
+@pytest.fixture
+def stranger(foreign, tmp_path):
+    """The page of a foreign table with a column that knows the answer, as written for somebody who has one minute."""
+    inputs, out, _ = foreign
+    report, scores = files.read_json(out / "report.json"), pd.read_parquet(out / "test_scores.parquet")
+    suspect = {"column": "Refund <ref>", "reason": "is filled for frauds only"}
+    labels = {"observed": 0, "assumed": 900, "delay_days": 7, "unknown": 0}
+    report["own"] = {
+        "rows": 9_000, "transactions": "shop.csv", "labels_file": None, "absent": [], "time_zone": None,
+        "amount_unit": "cents", "labels": labels, "suspects": [suspect],
+        "columns": [{"file": "Refund <ref>", "ours": "x_refund", "kind": "category", "note": ""}],
+        "clock": {"skipped": 0, "twice": 0},
+    }  # fmt: skip
+    report["own"]["warnings"] = own_data.list_warnings(report["own"], [suspect])
+    arrays = {name: scores[name].to_numpy() for name in report["models"]}
+    write_html(report, pd.read_parquet(inputs["features"] / "test_set.parquet"), arrays, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_the_page_begins_with_the_leak_and_then_says_three_things(stranger):
+    body = stranger.split("</h1>")[1]
+    order = ["Read this first", "Refund &lt;ref&gt;", "What was done.", "shop.csv", "What the score is worth.",
+             "What to distrust.", "what stands above", "All models on the test period"]  # fmt: skip
+    places = [body.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_a_page_without_a_leak_raises_no_alarm(foreign):
+    page = (foreign[1] / "report.html").read_text()
+    assert "Read this first" not in page and page.index("What was done.") < page.index("<h2>")
+
+
+def test_the_page_fits_a_phone_and_a_dark_screen(stranger):
+    style, body = stranger.split("</style>")
+    assert "prefers-color-scheme: dark" in style and "overflow-x: auto" in style
+    assert not re.search(r"#[0-9a-f]{3,6}\b", body), "a color that does not change with the screen"
+    for kind in ("table", "svg"):  # each scrolls in a box of its own
+        assert body.count(f"<div class='wide'><{kind}") == body.count(f"<{kind}") > 0
+    used = set(re.findall(r"var\((--\w+)\)", stranger))
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    assert used <= set(re.findall(r"(--\w+):", light)) and used <= set(re.findall(r"(--\w+):", dark))
 
 
 def test_own_data_without_world_customers_or_all_labels(foreign):

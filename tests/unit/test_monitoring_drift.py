@@ -41,6 +41,15 @@ def test_reference_and_plain_function_agree_on_numbers(a, b):
     assert made["linf_robust"] == pytest.approx(numeric_distance(np.array(a), np.array(b), robust=True), abs=1e-12)
 
 
+@settings(max_examples=100, deadline=None)
+@given(numbers, numbers)
+def test_psi_counts_a_value_on_an_edge_in_the_bin_below(a, b):
+    edges = np.unique(np.quantile(a, np.linspace(0, 1, 11)[1:-1]))
+    counts = [np.bincount(np.searchsorted(edges, x, side="left"), minlength=edges.size + 1) for x in (a, b)]
+    made = DriftReference(pd.DataFrame({"x": a})).calculate(pd.DataFrame({"x": b})).iloc[0]
+    assert made["psi"] == pytest.approx(population_stability_index(*counts), abs=1e-12)
+
+
 def test_weights_count_as_repeated_values():
     a, b = np.array([1.0, 2.0, 5.0]), np.array([2.0, 3.0])
     repeated = numeric_distance(np.repeat(a, [4, 2, 1]), np.repeat(b, [3, 8]))

@@ -1,5 +1,7 @@
 """What the service saw, what wakes somebody, and what a challenger must show."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from lifecycle import contracts, features, files
 from lifecycle.errors import LifecycleError
 from lifecycle.features.windows import write_history
-from lifecycle.monitoring import live, retraining, signals
-from lifecycle.monitoring.alarms import Alarm, Rules
-from lifecycle.monitoring.loop import _moments
+from lifecycle.monitoring import live, loop, policies, retraining, signals
+from lifecycle.monitoring.alarms import Alarm, PoissonCusum, Rules
+from lifecycle.monitoring.bank import Bank
+from lifecycle.monitoring.performance import performance_by_day
+from lifecycle.monitoring.production import SERVICE_RULES
 
 DAY = pd.Timedelta(days=1)
 SETTINGS = SimpleNamespace(seed=3, chargeback_fee=20.0, review_cost=5.0, friction_cost=2.0)
@@ -150,6 +154,14 @@ def test_a_season_is_a_note_and_no_page(ruled):
     chunk = payments(1500 * 5, seed=4, since="2025-11-05", days=5)
     found = alarms_of(ruled, chunk.assign(amount=chunk["amount"] * 1.35))
     assert {alarm.severity for alarm in found if alarm.signal.startswith("psi:amount")} == {"note"}
+
+
+def test_each_alarm_has_an_entry_in_the_runbook(ruled):
+    text = (Path(__file__).resolve().parents[2] / "book" / "runbook.md").read_text(encoding="utf-8")
+    entries = {name.split(":")[0] for name in re.findall(r"`(.+?)`", "".join(re.findall(r"^## .*$", text, re.M)))}
+    _, rules = ruled
+    raised = {*rules.limits, rules.check_chart("2025-12-01", pd.Series({"x": np.inf}))[0].signal, *SERVICE_RULES}
+    assert {name.split(":")[0] for name in raised} == entries
 
 
 def test_lost_categories_and_a_silent_model_are_pages(ruled):
@@ -321,6 +333,80 @@ def test_the_interval_holds_the_value_and_equal_models_have_no_gain(history):
 
 def test_retraining_comes_after_the_first_page_and_weekly_while_pages_go_on():
     paged = [Alarm(d, "missed_fraud:x", "page", 1, 0, "") for d in ("2025-12-05", "2025-12-06", "2025-12-17")]
-    moments = _moments("2025-12-05", paged, day("2025-12-24"))
-    assert [str(moment.date()) for moment in moments] == ["2025-12-06", "2025-12-13", "2025-12-20"]
-    assert _moments(None, [], day("2025-12-24")) == []
+    moments, until = [None], day("2025-12-24")
+    while moments[-1] or len(moments) == 1:
+        moments.append(loop._moment_after(moments[-1], paged, until))
+    assert [str(moment.date()) for moment in moments[1:-1]] == ["2025-12-06", "2025-12-13", "2025-12-20"]
+    assert loop._moment_after(None, [], until) is None
+    assert loop._moment_after(None, paged, day("2025-12-06")) is None
+
+
+# The model that serves -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def watched(history):
+    """The bank of `history` under watch: the champion decided everything at a score of one half."""
+    payments_, labels = history
+    scored = payments_.frame.assign(
+        terminal_id=np.arange(len(payments_.frame)), score=payments_.champion, flagged=payments_.champion >= 0.5
+    )
+    clean, days = (
+        pd.date_range(*span, tz="UTC") for span in (("2025-10-25", "2025-11-30"), ("2025-12-01", "2025-12-23"))
+    )
+    made = Bank(scored, payments_, scored, labels, 0.5, ["old", "new"], [], {}, clean, days, clean[:0])
+    missed, _ = signals.missed_reports(scored, labels, clean, None)
+    rules = Rules({}, 0.0, {}, PoissonCusum.fit(missed, days_between=365))
+    champion = retraining.InUse(payments_.champion, np.full(len(payments_.champion), 0.5))
+    watch = loop.Watch(made, rules, None)
+    past = policies.Past(payments_, labels, 60 * DAY, np.zeros(len(scored), bool), None)
+    return made, watch, champion, loop.follow_pages(past, watch, champion, Fitted, days[-1], SETTINGS)
+
+
+def test_the_chart_and_the_performance_follow_the_model_that_serves(watched):
+    made, watch, champion, (in_use, attempts, served) = watched
+    never = watch.serve(champion, [])
+    since = pd.Timestamp(next(attempt.facts["moment"] for attempt in attempts if attempt.model is not None))
+    later = (made.scored["event_time"] >= since).to_numpy()
+    assert np.array_equal(served.flagged[~later], made.scored["flagged"][~later])
+    assert np.array_equal(served.flagged[later], in_use.flagged[later])
+    assert np.array_equal(served.score[later], in_use.score[later])
+    before = served.levels.index < since
+    pd.testing.assert_frame_equal(served.levels[before], never.levels[before])
+    assert served.levels["all"].iloc[-1] < never.levels["all"].iloc[-1] / 2
+    decided = made.scored.assign(score=served.score, flagged=served.flagged)
+    recall = [performance_by_day(table[later], made.labels, None)["recall"].mean() for table in (decided, made.scored)]
+    assert recall[0] > recall[1] + 0.2
+
+
+def test_late_reports_of_the_model_before_are_no_evidence_against_the_new_one(watched):
+    made, watch, champion, _ = watched
+    perfect = retraining.InUse(np.ones(len(made.scored)), np.full(len(made.scored), 0.5))
+    since = day("2025-12-10")
+    served = watch.serve(perfect, [since])
+    late = made.labels["known_at"].ge(since) & (made.labels["is_fraud"] == 1)
+    late &= made.labels["transaction_id"].isin(made.scored.loc[made.scored["event_time"] < since, "transaction_id"])
+    assert late.sum() > 50  # there are such reports, and the champion's chart is far above its limit
+    assert watch.serve(champion, []).levels.loc[since, "all"] > 10
+    assert (served.levels.loc[since:, "all"] == 0).all()
+    assert {alarm.day for alarm in served.paged} == {
+        a.day for a in watch.serve(champion, []).paged if a.day < "2025-12-10"
+    }
+
+
+def test_the_next_attempt_answers_to_pages_about_the_model_that_serves(watched):
+    made, watch, champion, (_, attempts, served) = watched
+    moments = [pd.Timestamp(attempt.facts["moment"]) for attempt in attempts]
+    assert moments[0] == contracts.midnight(served.paged[0].day) + DAY
+    expected = [None]
+    while expected[-1] is not None or len(expected) == 1:
+        expected.append(loop._moment_after(expected[-1], served.paged, made.days[-1]))
+    assert moments == expected[1:-1]
+    assert len(served.paged) < len(watch.serve(champion, []).paged)
+
+
+def test_scores_in_blocks_are_those_of_the_whole(history):
+    payments_, _ = history
+    fitted = Fitted(payments_.matrix[:5000], (payments_.matrix[:5000, 0] > 3).astype(float)).model
+    rows = payments_.matrix[: 2 * loop.BLOCK_ROWS + 1]
+    assert np.array_equal(loop._Fitted(fitted).predict(rows), fitted.predict_proba(rows)[:, 1])

@@ -17,10 +17,10 @@ from foreign_tables import write_shop, write_transfers
 from lifecycle import collection, contracts, datasets, features, files
 from lifecycle.__main__ import main
 from lifecycle.datasets import readers
-from lifecycle.deployment.batch import read_payments
+from lifecycle.deployment.intake import read_batches
 from lifecycle.deployment.messages import BadRequest, RecordFormat, parse
 from lifecycle.errors import ContractError, LifecycleError
-from lifecycle.evaluation.own_data import _warnings, own_section, suspect_columns
+from lifecycle.evaluation.own_data import list_warnings, own_section, suspect_columns
 from lifecycle.training.metrics import card_ids
 
 
@@ -66,7 +66,7 @@ def test_a_column_filled_after_the_fact_is_named(shop) -> None:
     found = suspect_columns(*paths, contracts.midnight("2030-01-01"))
     assert [one["column"] for one in found] == ["x_refund_ref"]
     suspects = [{"column": "Refund ref", "reason": found[0]["reason"]}]
-    assert "'Refund ref' is filled for the one class" in _warnings(own, suspects)[0]
+    assert "'Refund ref' is filled for the one class" in list_warnings(own, suspects)[0]
 
 
 def test_dropped_columns_are_no_feature_and_must_exist(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_hours_that_the_clocks_skip_or_repeat_are_counted(tmp_path: Path, hour: 
     payments, _, own = collect(tmp_path, tmp_path / "mine.csv", None, {"time_zone": "Europe/Berlin"})
     assert own["clock"] == clock
     assert payments.set_index("transaction_id").loc[3, "event_time"] == pd.Timestamp(instant, tz="UTC")
-    assert any("clocks" in sentence for sentence in _warnings(own, []))
+    assert any("clocks" in sentence for sentence in list_warnings(own, []))
 
 
 def test_words_for_no_label_are_no_label(tmp_path: Path) -> None:
@@ -287,10 +287,11 @@ def test_a_model_without_terminals_neither_asks_for_them_nor_minds_them(tmp_path
     with pytest.raises(BadRequest, match="field 'customer_id' is missing"):
         parse(json.dumps({k: v for k, v in body.items() if k != "customer_id"}).encode(), "application/json", form)
     pd.DataFrame([body]).to_csv(tmp_path / "new.csv", index=False)
-    assert read_payments(tmp_path / "new.csv", form)["terminal_id"].tolist() == [contracts.NO_ID]
+    (batch,) = read_batches(tmp_path / "new.csv", form, 10)
+    assert batch["terminal_id"].tolist() == [contracts.NO_ID]
     pd.DataFrame([{**body, "x_age": "old"}]).to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(ContractError, match="'x_age' is not a number"):
-        read_payments(tmp_path / "new.csv", form)
+        list(read_batches(tmp_path / "new.csv", form, 10))
 
 
 def test_the_page_says_what_was_done_and_what_the_score_is_worth() -> None:

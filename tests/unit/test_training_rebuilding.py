@@ -1,6 +1,8 @@
 """A finished run can be fitted again from its record, and only from the same data and code."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +44,23 @@ def test_every_rung_is_rebuilt_to_the_last_digit_whatever_the_code_would_choose_
         assert found["rebuilt"] == found["recorded"] and len(found["recorded"]["auc"]) == 2
         assert found["rebuilt_model"] == found["recorded_model"]
         assert (found["recorded_model"] is not None) == (name in training.CLASSIFIERS)
+
+
+def test_a_run_on_a_sample_is_rebuilt_from_the_same_sample(tmp_path):
+    inputs, out = write_inputs(tmp_path / "artifacts", rows=6_000), tmp_path / "artifacts" / "training"
+    out.mkdir()
+    training.build(knobs("training", tmp_path, most_rows=1_500), inputs, out)
+    ladder = files.read_json(out / "ladder.json")
+    assert 0 < ladder["share_of_payments"] < 0.8
+    for name in ("rule", "logistic_regression"):
+        found = rebuilding.rebuild(tmp_path, ladder["models"][name]["run_id"])
+        assert found["rebuilt"] == found["recorded"]
+
+
+def test_the_experiment_store_is_made_without_a_word(tmp_path):
+    code = f"from lifecycle.training import open_tracking; open_tracking({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert (tmp_path / "mlflow" / "mlflow.db").exists() and done.stderr == done.stdout == ""
 
 
 def test_what_a_run_needs_is_recorded_for_every_rung(built):
