@@ -28,6 +28,12 @@ SECTIONS = (
     "Caveats and recommendations",
 )
 CARD_FILES = ("model_card.json", "model_card.md", "model_card.html")
+_STYLE = (
+    ":root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; "
+    "margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }"
+)
+"""Without colors of its own: light and dark are the browser's."""
+
 _PLACE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 
 
@@ -143,8 +149,7 @@ def write_model_card(report: Mapping[str, Any], folder: Path) -> None:
         temporary.write_text(
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(card['title'])}</title><style>body {{ font: 16px/1.5 system-ui, sans-serif; "
-            "max-width: 50rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }</style></head>\n"
+            f"<title>{escape(card['title'])}</title><style>{_STYLE}</style></head>\n"
             f"<body>\n<h1>Model card: {escape(card['title'])}</h1>\n{card_section(card)}\n</body></html>\n",
             encoding="utf-8",
         )

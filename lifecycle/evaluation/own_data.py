@@ -76,7 +76,7 @@ def describe_own(inputs: Mapping[str, Path], test_from: pd.Timestamp) -> dict[st
         for one in own["columns"]
         if "after the payment" in one["note"]
     ]
-    return {**own, "suspects": suspects, "warnings": _warnings(own, suspects)}
+    return {**own, "suspects": suspects, "warnings": list_warnings(own, suspects)}
 
 
 def suspect_columns(path: Path, labels: Path, until: pd.Timestamp) -> list[dict[str, str]]:
@@ -115,8 +115,16 @@ def suspect_columns(path: Path, labels: Path, until: pd.Timestamp) -> list[dict[
     return find_suspects(joined, prediction_power(joined))
 
 
-def _warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[str]:
-    """Return what to distrust, worst first."""
+def list_warnings(own: Mapping[str, Any], suspects: list[dict[str, str]]) -> list[str]:
+    """Return what to distrust in a file, in sentences, worst first: the suspects, then what the file does not have.
+
+    Parameters
+    ----------
+    own
+        The content of ``own_file.json``.
+    suspects
+        Columns that may know the answer: ``column`` and ``reason``.
+    """
     found = [
         f"Column '{one['column']}' {one['reason']}. If it is filled after the payment, the score of this report cannot "
         f"be reached in operation: add it to drop = [...] in the mapping and run again."
@@ -172,14 +180,28 @@ def own_section(report: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("column", "here", "used as", "why"))
     return (
         "<h2>Your file, and what was done with it</h2><ul>"
-        + "".join(f"<li>{escape(point)}</li>" for point in _what_was_done(own))
+        + "".join(f"<li>{escape(point)}</li>" for point in describe_file(own))
         + f"</ul><div class='wide'><table class='words'><thead><tr>{head}</tr></thead>"
         + f"<tbody>{rows}</tbody></table></div>{_worth(report)}"
     )
 
 
-def _what_was_done(own: Mapping[str, Any]) -> list[str]:
-    """Return what was decided about a file, in sentences; what did not occur in it is not told."""
+def describe_file(own: Mapping[str, Any]) -> list[str]:
+    """Return what was decided about a file, in sentences; what did not occur in it is not told.
+
+    Parameters
+    ----------
+    own
+        The content of ``own_file.json``, which the collection of a file of one's own writes.
+
+    Examples
+    --------
+    >>> labels = {"observed": 0, "assumed": 9, "delay_days": 7, "unknown": 0}
+    >>> own = {"rows": 9, "transactions": "a.csv", "labels_file": None, "absent": ["terminal_id"], "time_zone": None,
+    ...        "amount_unit": "cents", "labels": labels, "columns": []}
+    >>> describe_file(own)[0]
+    '9 payments of a.csv were read; the file has no terminals, and no ids were made up.'
+    """
     without = " and ".join(_ENTITY[name] for name in own["absent"])
     zone, unit = own["time_zone"], own["amount_unit"]
     return [
@@ -194,21 +216,21 @@ def _what_was_done(own: Mapping[str, Any]) -> list[str]:
 
 
 def _how_labels_came(labels: Mapping[str, Any]) -> list[str]:
+    time, days = "the time at which they became known", labels["delay_days"]
     told = [
-        (labels["observed"], "came with the time at which they became known."),
-        (labels["assumed"], f"came without that time; {labels['delay_days']} days after the payment are assumed."),
+        (labels["observed"], f"labels came with {time}."),
+        (labels["assumed"], f"labels came without {time}; {days} days after the payment are assumed."),
+        (labels["unknown"], "payments have no label yet."),
     ]
-    found = [f"{count:,} labels {words}" for count, words in told if count]
-    return [*found, *([f"{labels['unknown']:,} payments have no label yet."] if labels["unknown"] else [])]
+    return [f"{count:,} {words}" for count, words in told if count]
 
 
 def _how_columns_are_used(kinds: list[str]) -> str:
-    told = [("number", "numeric features"), ("category", "categories")]
-    if not {"number", "category", "left out"} & set(kinds):
-        return "There are no further columns."
-    used = " and ".join(f"{kinds.count(kind)} became {words}" for kind, words in told if kinds.count(kind))
-    out = f"; {kinds.count('left out')} were left out" if kinds.count("left out") else ""
-    return f"Of the other columns, {used or 'none became a feature'}{out}."
+    told = [("number", "numeric feature", "numeric features"), ("category", "category", "categories"),
+            ("left out", "left out", "left out")]  # fmt: skip
+    counts = [(kinds.count(kind), one, many) for kind, one, many in told]
+    used = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+    return f"Further columns: {used or 'none'}."
 
 
 def _worth(report: Mapping[str, Any]) -> str:

@@ -70,7 +70,8 @@ def write_html(report: Mapping[str, Any], test: pd.DataFrame, scores: Mapping[st
         known = test["is_fraud"].notna().to_numpy()
         fraud, amount = test.loc[known, "is_fraud"].to_numpy(dtype=int), test.loc[known, "amount"].to_numpy()
         kept = {name: score[known] for name, score in scores.items()}
-        parts += [_models(report), _precision_recall(report, fraud, kept), _money(report, fraud, amount, kept)]
+        parts += [_models(report), _at_threshold(report), _precision_recall(report, fraud, kept)]
+        parts += [_money(report, fraud, amount, kept)]
         parts += [_oracle(report), _calibration(report), _slices(report), _weeks(report), _costliest(report)]
         parts += [_failures(report), _behavior(report)]
     parts += [_distrust(report), _facts(report)]
@@ -186,6 +187,20 @@ def _models(report: Mapping[str, Any]) -> str:
     )
 
 
+def _at_threshold(report: Mapping[str, Any]) -> str:
+    """Return what the champion's alerts are like, with intervals."""
+    found = report["models"][report["champion"]["name"]]
+    told = [
+        ("precision", "precision: alerts that are fraud", ".3f"),
+        ("recall", "recall: frauds that are found", ".3f"),
+        ("f1", "F1, their harmonic mean", ".3f"),
+        ("alerts_per_1000", "alerts of 1,000 payments", ".1f"),
+        ("accuracy", "accuracy", ".4f"),
+    ]
+    rows = [[words, _interval(found[name], form)] for name, words, form in told]
+    return "<h2>Its alerts</h2>" + _table(["at the threshold", "value (95 % interval)"], rows)
+
+
 def _precision_recall(report: Mapping[str, Any], fraud: np.ndarray, scores: Mapping[str, np.ndarray]) -> str:
     lines = {}
     for name, score in scores.items():
@@ -249,7 +264,8 @@ def _calibration(report: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     return (
         "<h2>Do scores mean what they say?</h2><p>Each row holds payments that, by their scores, should hold equally "
-        "many frauds. Where the last two columns agree, a score can be read as a probability.</p>"
+        "many frauds. Where the last two columns agree, a score can be read as a probability. For each fraud that "
+        f"occurred, the scores announced {_interval(report['balance'], '.2f')}.</p>"
         + _table(["score", "payments", "mean score", "fraud"], rows)
     )
 

@@ -194,9 +194,8 @@ def describe_sample(tested: Tested, learned: float, most_rows: int) -> dict[str,
             "are stated for all of them, and single payments are those of the sample."
         )
     if notes:
-        notes.append(
-            f"A sample is drawn above {most_rows:,} payments (LIFECYCLE_MOST_ROWS), by lot and of whole customers."
-        )
+        whole = "customers are, each with all payments" if tested.facts["customers"] else "payments are, one by one"
+        notes.append(f"A sample is drawn by lot above {most_rows:,} payments (LIFECYCLE_MOST_ROWS): {whole}.")
     return {
         "most_rows": most_rows,
         "share": tested.share,

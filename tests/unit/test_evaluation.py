@@ -171,6 +171,17 @@ def test_failures_groups_and_behavior_are_in_the_report_for_a_stranger(built):
     assert {one["kind"] for one in report["behavior"]} == {"invariance", "direction", "minimum"}
 
 
+def test_every_metric_of_the_champion_is_on_the_page_with_its_interval(built):
+    out = built[1]
+    report, page = files.read_json(out / "report.json"), (out / "report.html").read_text()
+    found = report["models"][report["champion"]["name"]]
+    shown = dict.fromkeys(("average_precision", "auc", "card_precision", "precision", "recall", "f1"), ".3f")
+    for name, form in shown.items():
+        one = found[name]
+        assert f"{one['value']:{form}} <span class='muted'>({one['low']:{form}} to {one['high']:{form}})" in page, name
+    assert f"{report['balance']['low']:.2f} to {report['balance']['high']:.2f}" in page
+
+
 def test_no_model_beats_the_oracle_on_the_truth(built):
     _, out, _ = built
     oracle = files.read_json(out / "report.json")["oracle"]
@@ -208,7 +219,7 @@ def stranger(foreign, tmp_path):
         "columns": [{"file": "Refund <ref>", "ours": "x_refund", "kind": "category", "note": ""}],
         "clock": {"skipped": 0, "twice": 0},
     }  # fmt: skip
-    report["own"]["warnings"] = own_data._warnings(report["own"], [suspect])
+    report["own"]["warnings"] = own_data.list_warnings(report["own"], [suspect])
     arrays = {name: scores[name].to_numpy() for name in report["models"]}
     write_html(report, pd.read_parquet(inputs["features"] / "test_set.parquet"), arrays, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()

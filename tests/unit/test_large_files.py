@@ -148,6 +148,18 @@ def test_a_sample_of_nobody_is_one_sentence(bank, tmp_path) -> None:
         score(bank, tmp_path, 1)
 
 
+def test_without_customers_payments_are_drawn_and_the_rest_is_the_same(tmp_path) -> None:
+    inputs = write_inputs(tmp_path, strings=True, world=False)
+    write_models(inputs, tmp_path, tmp_path / "data")
+    for path in (*inputs["features"].glob("*_set.parquet"), inputs["preprocessing"] / "transactions.parquet"):
+        files.write_parquet(pd.read_parquet(path).assign(customer_id=contracts.NO_ID), path)
+    report = judge((inputs, tmp_path), tmp_path / "out", most_rows=MOST)
+    assert report["judged"] and report["test"]["customers"] is None
+    assert report["sample"]["payments"] == pytest.approx(MOST, rel=0.1)
+    assert report["sample"]["note"].endswith("payments are, one by one.")
+    assert len(pd.read_parquet(tmp_path / "out" / "scores.parquet")) == report["test"]["payments"]
+
+
 # Parts and the whole
 
 

@@ -20,7 +20,7 @@ from lifecycle.datasets import readers
 from lifecycle.deployment.intake import read_batches
 from lifecycle.deployment.messages import BadRequest, RecordFormat, parse
 from lifecycle.errors import ContractError, LifecycleError
-from lifecycle.evaluation.own_data import _warnings, own_section, suspect_columns
+from lifecycle.evaluation.own_data import list_warnings, own_section, suspect_columns
 from lifecycle.training.metrics import card_ids
 
 
@@ -66,7 +66,7 @@ def test_a_column_filled_after_the_fact_is_named(shop) -> None:
     found = suspect_columns(*paths, contracts.midnight("2030-01-01"))
     assert [one["column"] for one in found] == ["x_refund_ref"]
     suspects = [{"column": "Refund ref", "reason": found[0]["reason"]}]
-    assert "'Refund ref' is filled for the one class" in _warnings(own, suspects)[0]
+    assert "'Refund ref' is filled for the one class" in list_warnings(own, suspects)[0]
 
 
 def test_dropped_columns_are_no_feature_and_must_exist(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_hours_that_the_clocks_skip_or_repeat_are_counted(tmp_path: Path, hour: 
     payments, _, own = collect(tmp_path, tmp_path / "mine.csv", None, {"time_zone": "Europe/Berlin"})
     assert own["clock"] == clock
     assert payments.set_index("transaction_id").loc[3, "event_time"] == pd.Timestamp(instant, tz="UTC")
-    assert any("clocks" in sentence for sentence in _warnings(own, []))
+    assert any("clocks" in sentence for sentence in list_warnings(own, []))
 
 
 def test_words_for_no_label_are_no_label(tmp_path: Path) -> None:
