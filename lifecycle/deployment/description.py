@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi.responses import PlainTextResponse
+
 from lifecycle.deployment.messages import CSV, IDS, JSON, JSON_LINES, LARGEST_AMOUNT, RecordFormat
 
 _ERROR = {
@@ -38,6 +40,12 @@ PING: dict[str, Any] = {"summary": "Whether the service is healthy", "operation_
 EXECUTION_PARAMETERS: dict[str, Any] = {
     "summary": "How a batch platform should call the service",
     "operation_id": "execution_parameters",
+}
+METRICS: dict[str, Any] = {
+    "summary": "Figures of the process that answers, for Prometheus",
+    "operation_id": "metrics",
+    "response_class": PlainTextResponse,
+    "responses": {401: {"description": _STATUSES[401], "content": {JSON: {"schema": _ERROR}}}},
 }
 
 

@@ -141,6 +141,11 @@ class Endpoint:
         return self._plan.champion
 
     @property
+    def online_store(self) -> Path:
+        """The file of the daily features that the champion looks up, if they are in a file."""
+        return Path(self._champion.features.rows.folder) / "online_store.db"
+
+    @property
     def _champion(self) -> Scorer:
         return self._scorers[self._plan.champion]
 

@@ -232,6 +232,11 @@ class Journal:
         rows = self._connection.execute(f"SELECT {', '.join(Event._fields)} FROM events ORDER BY seq")
         return (Event(*row) for row in rows)
 
+    def bytes(self) -> int:
+        """Return the size of the file and of its log."""
+        paths = () if self._path is None else (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return sum(path.stat().st_size for path in paths if path.exists())
+
     def allow_writing(self, allowed: bool) -> None:
         """Let writes fail as on a read-only disk, or work again."""
         self._connection.execute(f"PRAGMA query_only = {int(not allowed)}")

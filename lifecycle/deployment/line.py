@@ -71,10 +71,11 @@ class Line:
         return answer
 
     def close(self) -> None:
-        """Answer what still waits, and end the thread."""
-        self._waiting.put(None)
+        """Answer what still waits, and end the thread; a later request begins another one."""
         if self._thread is not None:
+            self._waiting.put(None)
             self._thread.join()
+            self._thread = None
 
     def _run(self) -> None:
         for group in self._groups():

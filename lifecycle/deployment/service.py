@@ -1,8 +1,8 @@
 """The real-time service: the container contract that SageMaker and similar platforms expect.
 
 ``GET /ping`` says whether the service is healthy, ``POST /invocations`` scores payments,
-``GET /execution-parameters`` tells a batch platform how to call. SIGTERM drains: requests under way are
-answered, captured data is written, and the process ends with exit code 0.
+``GET /execution-parameters`` tells a batch platform how to call, ``GET /metrics`` what the service has done.
+SIGTERM drains: requests under way are answered, captured data is written, and the process ends with exit code 0.
 
 Requests come in one order and the recent-activity features depend on it, so one thread does all the scoring; see
 `line`. The event loop stays free, and ``/ping`` answers while a large request is being scored.
@@ -31,9 +31,12 @@ from lifecycle import settings
 from lifecycle.deployment import description, messages, workers
 from lifecycle.deployment.capture import Capture
 from lifecycle.deployment.endpoint import Endpoint
+from lifecycle.deployment.guard import GuardedProtocol
 from lifecycle.deployment.journal import JournalError
 from lifecycle.deployment.line import Asked, Line
 from lifecycle.deployment.messages import BadRequest
+from lifecycle.deployment.metrics import CONTENT_TYPE as FIGURES
+from lifecycle.deployment.metrics import Counted, Figures, Measured
 from lifecycle.errors import LifecycleError
 
 MAX_PAYLOAD_MB = 6
@@ -113,7 +116,8 @@ def create_app(
     """
     limit = int(max_payload_mb * 1024 * 1024)
     gate = gate or Gate()
-    line = Line(scorer, capture)
+    figures = Figures(scorer)
+    line = Line(Counted(scorer, figures), capture)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -139,6 +143,14 @@ def create_app(
             "MaxPayloadInMB": max(1, int(max_payload_mb)),
         }
 
+    @app.get("/metrics", **description.METRICS)
+    async def metrics(request: Request) -> Response:
+        try:
+            gate.check(request.headers.get("authorization"))
+        except BadRequest as error:
+            return _refusal(error)
+        return Response(figures.text(), media_type=FIGURES)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return Response(description.page(app.openapi()), media_type="text/html")
@@ -154,7 +166,7 @@ def create_app(
                 answer = await line.answer(Asked(body, content_type, accept, inference_id))
                 return Response(answer, media_type=accept)
         except BadRequest as error:
-            return JSONResponse({"error": str(error)}, status_code=error.status, headers=_HEADERS.get(error.status))
+            return _refusal(error)
         except JournalError as error:
             _log.error("a request was not recorded: %s", error)
             sentence = "The service cannot record payments just now; nothing was counted: send this again later."
@@ -166,8 +178,12 @@ def create_app(
             _log.error("an invocation failed: %s at %s", type(error).__name__, _place(error))
             return JSONResponse({"error": "The service failed; the request was not scored."}, status_code=500)
 
-    app.invoke = invocations
+    app.invoke, app.state.figures = invocations, figures
     return app
+
+
+def _refusal(error: BadRequest) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, status_code=error.status, headers=_HEADERS.get(error.status))
 
 
 def _negotiate(request: Request) -> tuple[str, str]:
@@ -225,6 +241,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def server_settings(app: FastAPI) -> uvicorn.Config:
+    """Return how the service is served: measured, with limits on heads, and nothing of a request in a log."""
+    return uvicorn.Config(
+        Measured(app, app.state.figures), http=GuardedProtocol, ws="none", log_level="error", access_log=False,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_SECONDS,
+    )  # fmt: skip
+
+
 def serve(
     model_dir: Path | str,
     port: int | None = None,
@@ -273,16 +297,7 @@ def serve(
         def answer() -> None:
             endpoint = first if count == 1 else Endpoint.open(model_dir, state_dir)
             capture = Capture(Path(capture_dir), clock) if capture_dir else None
-            config = uvicorn.Config(
-                create_app(endpoint, capture, gate=Gate(token)),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
-            _Server(config).run(sockets=[listener])
+            _Server(server_settings(create_app(endpoint, capture, gate=Gate(token)))).run(sockets=[listener])
             endpoint.close()
 
         answer() if count == 1 else workers.run(answer, count)

@@ -1,5 +1,7 @@
 """What the service saw, what wakes somebody, and what a challenger must show."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from lifecycle.monitoring import live, loop, policies, retraining, signals
 from lifecycle.monitoring.alarms import Alarm, PoissonCusum, Rules
 from lifecycle.monitoring.bank import Bank
 from lifecycle.monitoring.performance import performance_by_day
+from lifecycle.monitoring.production import SERVICE_RULES
 
 DAY = pd.Timedelta(days=1)
 SETTINGS = SimpleNamespace(seed=3, chargeback_fee=20.0, review_cost=5.0, friction_cost=2.0)
@@ -151,6 +154,14 @@ def test_a_season_is_a_note_and_no_page(ruled):
     chunk = payments(1500 * 5, seed=4, since="2025-11-05", days=5)
     found = alarms_of(ruled, chunk.assign(amount=chunk["amount"] * 1.35))
     assert {alarm.severity for alarm in found if alarm.signal.startswith("psi:amount")} == {"note"}
+
+
+def test_each_alarm_has_an_entry_in_the_runbook(ruled):
+    text = (Path(__file__).resolve().parents[2] / "book" / "runbook.md").read_text(encoding="utf-8")
+    entries = {name.split(":")[0] for name in re.findall(r"`(.+?)`", "".join(re.findall(r"^## .*$", text, re.M)))}
+    _, rules = ruled
+    raised = {*rules.limits, rules.check_chart("2025-12-01", pd.Series({"x": np.inf}))[0].signal, *SERVICE_RULES}
+    assert {name.split(":")[0] for name in raised} == entries
 
 
 def test_lost_categories_and_a_silent_model_are_pages(ruled):
