@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lifecycle.deployment.metrics import Measured
+from lifecycle.deployment.transport import Joined
 
 MOST_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
@@ -40,7 +41,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for the first head."""
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))
         self._await_head()
 
     def data_received(self, data: bytes) -> None:

@@ -43,10 +43,10 @@ class Remembered(Recent):
         if self._before is not None:
             if (True, customer) not in self._before:
                 past = self._customers.get(customer)
-                self._before[True, customer] = past and tuple(list(column) for column in past)
+                self._before[True, customer] = past and tuple([column[:] for column in past])
             if (False, terminal) not in self._before:
                 here = self._terminals.get(terminal)
-                self._before[False, terminal] = None if here is None else list(here)
+                self._before[False, terminal] = None if here is None else here[:]
         return super().observe_one(customer, terminal, now, units)
 
 

@@ -218,13 +218,15 @@ class OnlineFeatures:
     def _by_payment(self, columns: dict[str, Any], rows: dict[str, list[tuple[float, ...]]]) -> list[dict[str, Any]]:
         """Return the features of each payment as numbers by name."""
         made = []
+        views = [(f"{prefix}_snapshot", self.schema["fields"][view], rows[view]) for view, (_, prefix) in VIEWS.items()]
         for place, payment in enumerate(zip(*columns.values(), strict=True)):
             values = dict(zip(columns, payment, strict=True))
-            for view, (_, prefix) in VIEWS.items():
-                row = dict(zip(self.schema["fields"][view], rows[view][place], strict=True))
-                fresh = values["event_micros"] <= row[f"{prefix}_snapshot"] * DAY + self._ttl
-                values |= row if fresh else dict.fromkeys(row, math.nan)
-            made.append(values | request_values(values, self._codes, self._texts, self._numbers))
+            for taken, fields, daily in views:
+                values.update(zip(fields, daily[place], strict=True))
+                if not values["event_micros"] <= values[taken] * DAY + self._ttl:
+                    values.update(dict.fromkeys(fields, math.nan))
+            values.update(request_values(values, self._codes, self._texts, self._numbers))
+            made.append(values)
         return made
 
     def _by_column(self, columns: dict[str, Any], rows: dict[str, list[tuple[float, ...]]]) -> dict[str, np.ndarray]:
