@@ -24,7 +24,7 @@ from typing import Any
 from lifecycle.collection.accounting import COUNTS, check_accounting
 from lifecycle.collection.daily import collect_day, collect_until, publish
 from lifecycle.collection.landing import land_all
-from lifecycle.collection.own import ingest, read_mapping, read_new
+from lifecycle.collection.own import ingest, load_new, read_mapping
 from lifecycle.collection.settling import settle
 from lifecycle.collection.shared import ATTRIBUTES
 
@@ -36,9 +36,9 @@ __all__ = [
     "collect_day",
     "collect_until",
     "ingest",
+    "load_new",
     "publish",
     "read_mapping",
-    "read_new",
 ]
 
 

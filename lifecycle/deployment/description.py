@@ -28,11 +28,12 @@ _STATUSES = {
     400: "The request cannot be read, or none of its records can.",
     401: "The token is missing or wrong.",
     406: "The Accept header names no type that is written here.",
-    408: "The body did not arrive in time.",
+    408: "The head or the body did not arrive in time.",
     409: "The transaction id belongs to another payment.",
     413: "The body is too large.",
     415: "The content type is not read here.",
     429: "Too many requests are under way.",
+    431: "The head of the request is too large.",
     503: "The payment cannot be recorded just now; nothing was counted.",
 }
 

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lifecycle import contracts, files
-from lifecycle.collection.own import ENTITIES, REQUIRED, FileMap, _check_payments
-from lifecycle.collection.own.reading import OwnFile
-from lifecycle.collection.shared import ATTRIBUTES, database, quoted
+from lifecycle.collection import load_new
+from lifecycle.collection.shared import database, quoted
 from lifecycle.deployment.artifact import OWN_FILE, Package
 from lifecycle.deployment.messages import CONTRACT, IDS, RecordFormat
 from lifecycle.errors import ContractError, LifecycleError
@@ -120,7 +119,7 @@ def _check(frame: pd.DataFrame, record_format: RecordFormat, place: Path | str) 
 def read_own(
     path: Path, package: Package, mapping: Mapping[str, Any], rows: int, spill: Path, memory: int
 ) -> Iterator[pd.DataFrame]:
-    """Read payments of a file of one's own, in the shape that the model was trained on; see `collection.read_new`.
+    """Read payments of a file of one's own, in the shape that the model was trained on; see `collection.load_new`.
 
     Parameters
     ----------
@@ -144,12 +143,7 @@ def read_own(
     kinds = package.record_format.ids
     absent = [name for name, kind in kinds.items() if kind == "absent"]
     with database(spill, f"{memory}MB") as db:
-        own = OwnFile(db, path, "transactions", FileMap.of(mapping, 0))
-        own.open()
-        trained = files.read_json(package.folder / OWN_FILE)["columns"]
-        known = [dict(one) for one in trained if one["ours"] and one["kind"] != "contract" and one["file"] in own.types]
-        own.load((*REQUIRED, *(name for name in ENTITIES if name not in absent)), ATTRIBUTES, known)
-        _check_payments(own)
+        load_new(db, path, mapping, absent, files.read_json(package.folder / OWN_FILE)["columns"])
         for batch in db.sql("SELECT * FROM transactions").to_arrow_reader(rows):
             frame = batch.to_pandas().assign(**dict.fromkeys(absent, contracts.NO_ID))
             frame["event_time"] = frame["event_time"].astype(contracts.UTC)

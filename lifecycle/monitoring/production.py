@@ -19,7 +19,7 @@ import pandas as pd
 
 from lifecycle import contracts, files, training
 from lifecycle.monitoring import bank as seen
-from lifecycle.monitoring import estimate, exposition, lab, live, loop, replay, report, retraining, signals
+from lifecycle.monitoring import estimate, lab, live, loop, replay, report, retraining, signals
 from lifecycle.monitoring.alarms import Alarm, Rules
 from lifecycle.monitoring.bank import Bank
 from lifecycle.monitoring.capture import preprocess, read_capture
@@ -52,9 +52,9 @@ class Baseline:
 def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
     """Build the artifact of the monitoring stage.
 
-    Writes ``baseline/``, ``captured/``, ``reports/<day>/`` (with ``service.prom``), ``daily.parquet``,
-    ``drift.parquet``, ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``,
-    ``estimated.parquet``, ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
+    Writes ``baseline/``, ``captured/``, ``reports/<day>/``, ``daily.parquet``, ``drift.parquet``,
+    ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``, ``estimated.parquet``,
+    ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
 
     The replayed customers stay with the champion's service to the end, and ``score`` and ``flagged`` in
     ``scored.parquet`` are the champion's. After a promotion the bank as a whole is served by the new model:
@@ -214,9 +214,6 @@ def _report(
     alarms = [a for day in bank.days for a in rules.check_signals(f"{day:%Y-%m-%d}", daily.loc[day])]
     alarms += service_alarms(table)
     alarms = sorted([*alarms, *served.paged], key=lambda alarm: (alarm.day, alarm.signal))
-    for day, text in exposition.by_day(table, alarms).items():
-        with files.replacing(out / "reports" / day / "service.prom") as temporary:
-            temporary.write_text(text, encoding="utf-8")
     content = {
         "note_days": NOTE_DAYS,
         "page_days": PAGE_DAYS,

@@ -1,12 +1,30 @@
 """A scorer without a model, for tests of everything around it; run as a script it is a whole service."""
 
+import contextlib
+import socket
 import sys
+import threading
 import time
 
 import numpy as np
+import uvicorn
 
 from lifecycle.deployment import service
 from lifecycle.deployment.scorer import Scorer
+
+
+@contextlib.contextmanager
+def served(app):
+    """An application served by a thread of this process; yields the port."""
+    server = uvicorn.Server(service.server_settings(app))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class AmountFeatures:

@@ -6,14 +6,12 @@ import itertools
 import json
 import random
 import socket
-import threading
 import time
 import zlib
 
 import psutil
 import pytest
-import uvicorn
-from service_fakes import payment, scorer
+from service_fakes import payment, scorer, served
 
 from lifecycle.deployment import guard, running, service
 
@@ -262,18 +260,6 @@ def test_ten_thousand_hostile_requests_are_answered_and_change_nothing(bank, tmp
         assert server.stop() == 0
     assert sum(client.statuses.values()) >= LEAST and len(client.statuses) >= 7, client.statuses
     assert grown < GROWTH_MB, f"{grown:.0f} MB more after the requests"
-
-
-@contextlib.contextmanager
-def served(app):
-    """An application served by a thread of this process; yields the port."""
-    server = uvicorn.Server(service.server_settings(app))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """What /metrics says: in Prometheus' own reader, and next to what was really asked."""
 
-import contextlib
 import json
 import os
 import socket
-import threading
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from service_fakes import payment, scorer
+from service_fakes import payment, scorer, served
 
 from lifecycle.deployment import metrics, running, service
 
@@ -27,21 +24,9 @@ def read(text: str) -> dict[tuple, float]:
     return found
 
 
-@contextlib.contextmanager
-def served(app):
-    server = uvicorn.Server(service.server_settings(app))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield running.Running(None, "127.0.0.1", listener.getsockname()[1], None)
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 def test_every_figure_is_what_was_asked():
-    with served(service.create_app(scorer())) as client:
+    with served(service.create_app(scorer())) as port:
+        client = running.Running(None, "127.0.0.1", port, None)
         client.call("/ping")
         client.invoke([payment(1, amount=900.0), payment(2), payment(3, amount=700.0)])
         client.invoke(payment(4))

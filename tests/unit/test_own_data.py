@@ -16,6 +16,7 @@ from foreign_tables import write_shop, write_transfers
 
 from lifecycle import collection, contracts, datasets, features, files
 from lifecycle.__main__ import main
+from lifecycle.collection.shared import database
 from lifecycle.datasets import readers
 from lifecycle.deployment.intake import read_batches
 from lifecycle.deployment.messages import BadRequest, RecordFormat, parse
@@ -271,7 +272,9 @@ def test_a_new_file_is_read_with_the_names_and_ids_of_the_training(tmp_path: Pat
     payments, _, own = collect(tmp_path, path, None, mapping)
     raw = pd.read_csv(path).drop(columns=["Verdict", "Signal 0"]).tail(20)
     raw.to_csv(tmp_path / "new.csv", index=False)
-    found = collection.read_new(tmp_path / "new.csv", mapping, [], own["columns"])
+    with database(tmp_path) as db:
+        collection.load_new(db, tmp_path / "new.csv", mapping, [], own["columns"])
+        found = db.sql("SELECT * FROM transactions").df().astype({"event_time": contracts.UTC})
     expected = payments.set_index("transaction_id").loc[raw["Order No."]].reset_index()
     for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "amount", "x_device", "x_basket_size"):
         assert found[name].tolist() == expected[name].tolist(), name

@@ -6,7 +6,6 @@ the columns that are not in the contract, and this module puts them together, a 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lifecycle.collection.own.reading import OwnFile
 from lifecycle.collection.shared import ATTRIBUTES, create_quarantine, database, with_dictionaries
 from lifecycle.errors import ContractError
 
-__all__ = ["FileMap", "ingest", "read_mapping", "read_new"]
+__all__ = ["FileMap", "ingest", "load_new", "read_mapping"]
 
 BATCH_ROWS = 250_000
 """Rows that are in Python at a time; all others are in DuckDB, which spills to disk."""
@@ -115,13 +114,22 @@ def _ingest_tables(
     files.write_json(report, out / "own_file.json")
 
 
-def read_new(
-    path: Path | str, mapping: Mapping[str, Any], absent: Collection[str], attributes: Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
-    """Read new payments of a file of one's own, without labels, as `ingest` has read those of the training.
+def load_new(
+    db: duckdb.DuckDBPyConnection,
+    path: Path | str,
+    mapping: Mapping[str, Any],
+    absent: Collection[str],
+    attributes: Sequence[Mapping[str, Any]],
+) -> None:
+    """Load new payments of a file of one's own, without labels, as `ingest` has loaded those of the training.
+
+    The table ``transactions`` gets the columns of the contract but the absent ones, in the order of the file, and the
+    attributes that the file has, under our names.
 
     Parameters
     ----------
+    db
+        A database of `lifecycle.collection.shared.database`.
     path
         A CSV or Parquet file.
     mapping
@@ -131,30 +139,17 @@ def read_new(
     attributes
         What became of the further columns of the training: the entries of ``columns`` in ``own_file.json``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of the contract, in the order of the file, and the attributes under our names; an attribute that
-        the file lacks is missing in every row.
-
     Raises
     ------
     ContractError
         If the file breaks the contract.
     """
-    words = FileMap.of(mapping, 0)
-    with tempfile.TemporaryDirectory(prefix="lifecycle-new-") as folder, database(Path(folder)) as db:
-        own = OwnFile(db, Path(path), "transactions", words)
-        own.open()
-        entities = [name for name in ENTITIES if name not in absent]
-        known = [
-            dict(one) for one in attributes if one["ours"] and one["kind"] != "contract" and one["file"] in own.types
-        ]
-        own.load((*REQUIRED, *entities), ATTRIBUTES, known)
-        _check_payments(own)
-        frame = db.sql("SELECT * FROM transactions").df()
-    frame = frame.astype({"event_time": contracts.UTC})
-    return frame.assign(**dict.fromkeys(absent, contracts.NO_ID))
+    own = OwnFile(db, Path(path), "transactions", FileMap.of(mapping, 0))
+    own.open()
+    entities = [name for name in ENTITIES if name not in absent]
+    known = [dict(one) for one in attributes if one["ours"] and one["kind"] != "contract" and one["file"] in own.types]
+    own.load((*REQUIRED, *entities), ATTRIBUTES, known)
+    _check_payments(own)
 
 
 def _check_payments(payments: OwnFile) -> None:
