@@ -11,6 +11,7 @@ different merchant categories lie farthest apart. Without categories, they are t
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -160,6 +161,8 @@ def _descriptors(path: Path, since: object, until: object, name: str, known: boo
         "GROUP BY 1, 2 ORDER BY n DESC, text, kind"
     )
     with duckdb.connect() as database:
+        with contextlib.suppress(duckdb.InvalidInputException):  # a Jupyter kernel without ipywidgets has no bar
+            database.execute("SET enable_progress_bar = false")
         rows = database.sql(query).df()
     rows = rows[rows["kind"].fillna("unknown") != "unknown"].drop_duplicates("text").head(MOST)
     return rows["text"].tolist(), rows["kind"].to_numpy()
