@@ -26,12 +26,11 @@ def written(folder, tables):
 @pytest.mark.parametrize(
     ("strings", "bucket", "chunk"), [(False, 10**9, 10**9), (False, 1_500, 700), (True, 2_500, 2_000)]
 )
-def test_any_number_of_buckets_gives_the_tables_of_one_run(tmp_path, monkeypatch, strings, bucket, chunk):
+def test_any_number_of_buckets_gives_the_tables_of_one_run(tmp_path, strings, bucket, chunk):
     bank = random_bank(seed=4, strings=strings)
     source, out = written(tmp_path / "source", bank), tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(execution, "CHUNK", chunk)
-    execution.write_tables(source, out, bucket=bucket)
+    execution.write_tables(source, out, bucket=bucket, chunk=chunk)
     for name, expected in features.history_features(*bank).items():
         ours = pd.read_parquet(out / f"{name}.parquet")
         pd.testing.assert_frame_equal(ours, expected, check_exact=True, check_dtype=not strings, obj=name)
@@ -53,12 +52,11 @@ def test_a_bucket_whose_entities_never_paid_has_its_snapshots(tmp_path):
     assert (ours.loc[ours["customer_id"] >= 1_000, "customer_count_30d"] == 0).all()
 
 
-def test_one_day_of_a_large_table_is_read_from_few_row_groups(tmp_path, monkeypatch):
+def test_one_day_of_a_large_table_is_read_from_few_row_groups(tmp_path):
     bank = random_bank(seed=4)
     source, out = written(tmp_path / "source", bank), tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(execution, "CHUNK", 600)
-    execution.write_tables(source, out, bucket=2_000)
+    execution.write_tables(source, out, bucket=2_000, chunk=600)
     file = pq.ParquetFile(out / "customer_daily.parquet")
     column = file.schema_arrow.names.index("event_timestamp")
     spans = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
