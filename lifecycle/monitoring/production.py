@@ -7,8 +7,6 @@ alarms; retraining. What a day's alarm may use is what was known at the midnight
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from lifecycle import contracts, files, training
 from lifecycle.monitoring import bank as seen
@@ -82,30 +79,22 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         bank = seen.score_payments(settings, inputs, received, tables["labels"], snapshots)
         process = _begin_replay(settings, inputs, received, sample, snapshots, Path(scratch), out)
         del received, tables
-        _return_memory()
         try:
             reference, clean = _baseline(bank, sample, out)
             rules, watch = _calibrate(settings, bank, reference.signals, clean)
             served = loop.close_loop(settings, inputs, bank, watch, out)
-            _return_memory()
             table = bank.scored.assign(served_score=served.score, served_flagged=served.flagged)
             files.write_parquet(table, out / "scored.parquet")
             files.write_parquet(served.levels.rename_axis("day").reset_index(), out / "charts.parquet")
-            _estimate(settings, inputs, bank, out)
             requests = replay.finish(process, Path(scratch) / "requests.parquet")
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
         files.write_parquet(requests, out / "requests.parquet")
+        # The drift lab takes half a gigabyte, as much as the service and the replay that have just ended.
+        _estimate(settings, inputs, bank, out)
         _report(bank, reference, rules, served, requests, out)
-
-
-def _return_memory() -> None:
-    """Give the system back what was freed here: the service and the replay need it, Arrow and glibc would keep it."""
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries have no such function
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _begin_replay(
