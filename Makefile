@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPARK := $(VENV)/.installed-spark
 WORKERS ?= 2
+# Some machines forbid Python to keep what it has compiled. Here each of many processes would then compile a thousand
+# modules again, for seconds: what is compiled is kept, in .venv and beside the code. Empty means allowed.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help book test test-fast test-notebooks test-book lab benchmark lint lock clean
 .DEFAULT_GOAL := help

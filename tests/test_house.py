@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -285,3 +286,10 @@ def test_the_lifecycle_maps_are_those_of_their_generator() -> None:
     draw = runpy.run_path(str(images / "make_maps.py"))["draw"]
     for number in range(10):
         assert (images / f"map_{number:02d}.svg").read_text(encoding="utf-8") == draw(number)
+
+
+def test_what_python_compiles_is_kept_even_where_the_machine_forbids_it():
+    show = "--eval=show:;@echo \"[$$PYTHONDONTWRITEBYTECODE]\""
+    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(["make", "-s", show, "show"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
