@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
+import lifecycle
 from lifecycle.errors import LifecycleError
 
 # What a stage's code is: its module and, step by step, every module of this package that it imports.
@@ -71,17 +73,23 @@ def _data_hashes(modules: set[str]) -> dict[str, str]:
 
 
 def _source_path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    path = _find(module)
+    if path is None:
         raise LifecycleError(f"The module {module} cannot be found; reinstall the package.")
-    return Path(spec.origin)
+    return path
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _find(module: str) -> Path | None:
+    """Return the file of a module of this package, without importing the packages above it."""
+    places: Any = lifecycle.__path__
+    spec = None
+    names = module.split(".")
+    for depth in range(2, len(names) + 1):
+        spec = PathFinder.find_spec(".".join(names[:depth]), places) if places else None
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _imports(module: str) -> set[str]:
@@ -95,7 +103,7 @@ def _imports(module: str) -> set[str]:
             base = ".".join([*parent, *([base] if base else [])])
         found.add(base)
         if base.split(".")[0] == "lifecycle":
-            found.update(f"{base}.{name}" for name in names if _is_module(f"{base}.{name}"))
+            found.update(f"{base}.{name}" for name in names if _find(f"{base}.{name}"))
     return {name for name in found if name and name != "__future__"}
 
 
