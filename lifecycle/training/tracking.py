@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ REGISTERED_MODEL = "fraud-champion"
 def open_tracking(data_dir: Path | str) -> tuple[Any, str]:
     """Open the MLflow store of a data folder; make it if it is not there.
 
+    A store that was moved or copied with its folder is told where its artifacts are now: MLflow keeps whole paths.
+
     Parameters
     ----------
     data_dir
@@ -34,11 +38,33 @@ def open_tracking(data_dir: Path | str) -> tuple[Any, str]:
     folder = Path(data_dir) / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
     client = _client(folder)
+    artifacts = (folder / "artifacts").absolute().as_uri()
     with FileLock(folder / ".lock"):  # two processes must not make the tables at once
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            return client, client.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
+            return client, client.create_experiment(EXPERIMENT, artifacts)
+        if experiment.artifact_location != artifacts:
+            _move_artifacts(folder / "mlflow.db", experiment.artifact_location, artifacts)
     return client, experiment.experiment_id
+
+
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow writes down whole paths; it has no call that changes them."""
+
+
+def _move_artifacts(database: Path, old: str, new: str) -> None:
+    """Write the present place of the artifacts into the store, in one transaction."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in _LOCATIONS:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old), old),
+            )
 
 
 def _client(folder: Path) -> Any:

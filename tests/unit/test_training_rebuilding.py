@@ -1,6 +1,7 @@
 """A finished run can be fitted again from its record, and only from the same data and code."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,19 @@ def test_the_experiment_store_is_made_without_a_word(tmp_path):
     code = f"from lifecycle.training import open_tracking; open_tracking({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert (tmp_path / "mlflow" / "mlflow.db").exists() and done.stderr == done.stdout == ""
+
+
+def test_a_store_that_was_moved_finds_its_artifacts_where_they_are_now(built, tmp_path):
+    data_dir, _, runs = built
+    shutil.copytree(data_dir / "mlflow", tmp_path / "mlflow")
+    client, experiment = training.open_tracking(tmp_path)
+    here = (tmp_path / "mlflow" / "artifacts").as_uri()
+    assert client.get_experiment(experiment).artifact_location == here
+    for run_id in runs.values():
+        assert client.get_run(run_id).info.artifact_uri == f"{here}/{run_id}/artifacts"
+        assert [item.path for item in client.list_artifacts(run_id, "figures")] == ["figures/precision_recall.png"]
+    left, _ = training.open_tracking(data_dir)
+    assert left.get_run(run_id).info.artifact_uri.startswith(data_dir.as_uri())
 
 
 def test_what_a_run_needs_is_recorded_for_every_rung(built):
