@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, help="folder of what must survive a crash; default: MODEL/state")
     serve.add_argument("--token-file", type=Path, help="file with the token callers must bring; default: none")
     serve.add_argument("--workers", type=int, default=1, help="processes that answer; default 1")
+    serve.add_argument("--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut")
     serve.set_defaults(command=_serve)
 
     score = commands.add_parser("score", help="score a file of transactions")
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     monitor.add_argument("--captured", type=Path, required=True, help="folder of data-capture JSON lines")
     monitor.add_argument("--out", type=Path, required=True, help="folder for statistics and violations")
+    monitor.add_argument(
+        "--ground-truth", type=Path, help="folder of labels (yyyy/mm/dd/hh/*.jsonl): judge the model's quality too"
+    )
     monitor.set_defaults(command=_monitor)
     return parser
 
@@ -302,7 +306,8 @@ def _serve(options: argparse.Namespace) -> None:
     from lifecycle import deployment
 
     deployment.serve(
-        options.model, options.port, options.host, options.capture, options.state, options.token_file, options.workers
+        options.model, options.port, options.host, options.capture, options.state, options.token_file, options.workers,
+        options.fsync,
     )
 
 
@@ -320,7 +325,7 @@ def _score(options: argparse.Namespace) -> None:
 def _monitor(options: argparse.Namespace) -> None:
     from lifecycle import monitoring
 
-    violations = monitoring.monitor(options.baseline, options.captured, options.out)
+    violations = monitoring.monitor(options.baseline, options.captured, options.out, options.ground_truth)
     print(f"{violations} violations; see {options.out / 'constraint_violations.json'}.")
 
 

@@ -97,7 +97,7 @@ STAGES = {
             "monitoring",
             "lifecycle.monitoring",
             ("collection", "preprocessing", "features", "evaluation", "deployment"),
-            ("seed", "capture_share", "start", "days") + _CALENDAR + _FOLDS + _MONEY,
+            ("seed", "capture_share", "start", "days", "decision_timeout") + _CALENDAR + _FOLDS + _MONEY,
         ),
     )
 }

@@ -40,11 +40,14 @@ def serve(
     state_dir: Path | str | None = None,
     token_file: Path | str | None = None,
     workers: int = 1,
+    fsync: bool = False,
 ) -> None:
     """Serve a package over HTTP until SIGTERM; see `lifecycle.deployment.service.serve`."""
     from lifecycle.deployment import service
 
-    service.serve(model_dir, port, host, capture_dir, state_dir=state_dir, token_file=token_file, count=workers)
+    service.serve(
+        model_dir, port, host, capture_dir, state_dir=state_dir, token_file=token_file, count=workers, fsync=fsync
+    )
 
 
 def score_file(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import hmac
 import logging
 import signal
@@ -258,6 +259,7 @@ def serve(
     state_dir: Path | str | None = None,
     token_file: Path | str | None = None,
     count: int = 1,
+    fsync: bool = False,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
@@ -280,6 +282,8 @@ def serve(
         A file with the token that callers must bring; by default none is asked for.
     count
         Processes that answer; they share one journal and one port.
+    fsync
+        Whether an answer waits until its payments are on the disk itself, and so survives a loss of power; see `Journal`.
 
     Raises
     ------
@@ -288,16 +292,19 @@ def serve(
     """
     port = settings.serving_port() if port is None else port
     token = _read_token(Path(token_file)) if token_file is not None else None
-    first = Endpoint.open(model_dir, state_dir)  # what cannot be served is refused before anything listens
+    first = Endpoint.open(model_dir, state_dir, fsync)  # what cannot be served is refused before anything listens
     if count > 1:
         first.close()  # no file of a database may be open when a process is copied
     with _listening(host, port) as listener:
         print(f"Serving on http://{host}:{port}; stop with Ctrl-C.", file=sys.stderr, flush=True)
 
         def answer() -> None:
-            endpoint = first if count == 1 else Endpoint.open(model_dir, state_dir)
+            endpoint = first if count == 1 else Endpoint.open(model_dir, state_dir, fsync)
             capture = Capture(Path(capture_dir), clock) if capture_dir else None
-            _Server(server_settings(create_app(endpoint, capture, gate=Gate(token)))).run(sockets=[listener])
+            app = create_app(endpoint, capture, gate=Gate(token))
+            gc.collect()
+            gc.freeze()  # what is loaded stays: a walk over it at every full collection would hold up answers
+            _Server(server_settings(app)).run(sockets=[listener])
             endpoint.close()
 
         answer() if count == 1 else workers.run(answer, count)
@@ -333,6 +340,7 @@ def main() -> int:
     parser.add_argument("--state", help="folder of the journal; default: state/ in the package")
     parser.add_argument("--token-file", help="file with the token that callers must bring; default: none is asked for")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer; default: 1")
+    parser.add_argument("--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut")
     parser.add_argument("--stop-with-stdin", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
     if options.stop_with_stdin:
@@ -340,7 +348,7 @@ def main() -> int:
     try:
         serve(
             options.model, options.port, options.host, options.capture, options.clock, options.state,
-            options.token_file, options.workers,
+            options.token_file, options.workers, options.fsync,
         )  # fmt: skip
     except LifecycleError as error:
         print(error, file=sys.stderr)

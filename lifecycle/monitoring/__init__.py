@@ -15,6 +15,7 @@ import pandas as pd
 
 from lifecycle import files
 from lifecycle.errors import LifecycleError
+from lifecycle.monitoring import quality
 from lifecycle.monitoring.capture import preprocess, read_capture
 from lifecycle.monitoring.constraints import check, suggest
 from lifecycle.monitoring.drift import DriftReference
@@ -45,7 +46,9 @@ def write_baseline(frame: pd.DataFrame, folder: Path | str) -> tuple[dict[str, A
     return statistics, constraints
 
 
-def monitor(baseline_dir: Path | str, captured_dir: Path | str, out_dir: Path | str) -> int:
+def monitor(
+    baseline_dir: Path | str, captured_dir: Path | str, out_dir: Path | str, ground_truth: Path | str | None = None
+) -> int:
     """Compare captured calls with a baseline and write the monitoring files.
 
     Parameters
@@ -56,6 +59,9 @@ def monitor(baseline_dir: Path | str, captured_dir: Path | str, out_dir: Path | 
         Folder (or file) of data-capture JSON lines.
     out_dir
         Receives ``statistics.json`` and ``constraint_violations.json`` of the captured records.
+    ground_truth
+        Folder of labels in the monitor's format. With it, ``quality/`` in `out_dir` receives the two files of the
+        model-quality job, by the constraints of ``quality/`` in `baseline_dir`.
 
     Returns
     -------
@@ -65,12 +71,28 @@ def monitor(baseline_dir: Path | str, captured_dir: Path | str, out_dir: Path | 
     Raises
     ------
     LifecycleError
-        If a baseline file is missing or broken, or the capture is empty or has a broken line.
+        If a baseline file is missing or broken, the capture is empty or has a broken line, or no label belongs to it.
     """
     baseline = files.read_json(Path(baseline_dir) / "statistics.json")
     constraints = files.read_json(Path(baseline_dir) / "constraints.json")
-    frame = preprocess(read_capture(captured_dir))
-    return len(report(frame, baseline, constraints, out_dir, where=baseline_dir)["violations"])
+    captured = read_capture(captured_dir)
+    judged = _judge(captured, Path(baseline_dir), Path(ground_truth), Path(out_dir)) if ground_truth else []
+    return len(report(preprocess(captured), baseline, constraints, out_dir, where=baseline_dir)["violations"] + judged)
+
+
+def _judge(captured: pd.DataFrame, baseline: Path, ground_truth: Path, out: Path) -> list[dict[str, Any]]:
+    """Write the files of model quality and return the violations."""
+    from lifecycle.deployment.scorer import APPROVE
+
+    limits = files.read_json(baseline / "quality" / "constraints.json")
+    missing = [name for name in ("transaction_id", "score", "decision") if name not in captured]
+    if missing:
+        raise LifecycleError(
+            f"The captured calls have no {', '.join(missing)}; model quality needs the answers of the service."
+        )
+    decided = captured.assign(flagged=captured["decision"] != APPROVE)[["transaction_id", "score", "flagged"]]
+    merged = quality.merge(decided.dropna(), quality.read_ground_truth(ground_truth))
+    return quality.report_quality(merged, limits, out / "quality")["violations"]
 
 
 def report(

@@ -19,7 +19,7 @@ import pandas as pd
 
 from lifecycle import contracts, files, training
 from lifecycle.monitoring import bank as seen
-from lifecycle.monitoring import estimate, lab, live, loop, replay, report, retraining, signals
+from lifecycle.monitoring import estimate, lab, live, loop, quality, replay, report, retraining, signals
 from lifecycle.monitoring.alarms import Alarm, Rules
 from lifecycle.monitoring.bank import Bank
 from lifecycle.monitoring.capture import preprocess, read_capture
@@ -34,10 +34,14 @@ FRESH_HOURS = 24.0
 """Daily features are made at midnight: older ones than this belong to an earlier day."""
 
 SERVICE_RULES = {
-    "errors": (0.0, "The service refused or failed requests."),
-    "feature_age_hours": (FRESH_HOURS, "The nightly refresh of the online features did not come."),
+    "errors": "The service refused or failed requests.",
+    "feature_age_hours": "The nightly refresh of the online features did not come.",
+    "latency_p99_ms": "One decision in a hundred came later than the bank waits: those payments were approved unseen.",
 }
-"""Pages about the service itself: a column of ``daily.parquet``, its limit and what it means."""
+"""Pages about the service itself: a column of ``daily.parquet`` and what it means."""
+
+LABEL_JOB = pd.Timedelta(hours=23)
+"""The labels of a day are collected in its last hour."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
 
     Writes ``baseline/``, ``captured/``, ``reports/<day>/``, ``daily.parquet``, ``drift.parquet``,
     ``charts.parquet``, ``requests.parquet``, ``scored.parquet``, ``alarms.json``, ``estimated.parquet``,
-    ``lab_power.parquet``, ``lab_false_alarms.parquet``, and what `loop.close_loop` writes.
+    ``lab_power.parquet``, ``lab_false_alarms.parquet``, ``ground_truth/``, ``baseline/quality/``,
+    ``quality/<week>/``, and what `loop.close_loop` writes.
 
     The replayed customers stay with the champion's service to the end, and ``score`` and ``flagged`` in
     ``scored.parquet`` are the champion's. After a promotion the bank as a whole is served by the new model:
@@ -94,7 +99,9 @@ def run(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
         files.write_parquet(requests, out / "requests.parquet")
         # The drift lab takes half a gigabyte, as much as the service and the replay that have just ended.
         _estimate(settings, inputs, bank, out)
-        _report(bank, reference, rules, served, requests, out)
+        captured = _captured(out / "captured", bank.threshold)
+        _judge_quality(settings, bank, clean, captured, out)
+        _report(settings, bank, reference, rules, served, captured, requests, out)
 
 
 def _begin_replay(
@@ -186,16 +193,50 @@ def _estimate(settings: Any, inputs: Mapping[str, Path], bank: Bank, out: Path) 
     files.write_parquet(power, out / "lab_power.parquet")
 
 
+def _judge_quality(settings: Any, bank: Bank, clean: pd.DataFrame, captured: pd.DataFrame, out: Path) -> None:
+    """Write the ground truth of the sampled customers, and what a model-quality job makes of each captured week.
+
+    A week is judged `label_delay_days` after its end, by the labels collected until then; so are the clean weeks
+    that set the constraints, of which only those count that were known before deployment.
+    """
+    sampled = pd.concat([clean["transaction_id"], captured["transaction_id"]])
+    labels = bank.labels[bank.labels["transaction_id"].isin(sampled)].sort_values("known_at", kind="stable")
+    collected = labels["known_at"].dt.floor("D") + LABEL_JOB
+    quality.write_ground_truth(labels.assign(known_at=collected), out / "ground_truth")
+    truth = quality.read_ground_truth(out / "ground_truth")
+    wait = pd.Timedelta(days=settings.label_delay_days)
+
+    def weeks(payments: pd.DataFrame, days: pd.DatetimeIndex, until: pd.Timestamp) -> dict[pd.Timestamp, pd.DataFrame]:
+        made = {}
+        for start in days[::7]:
+            end = start + 7 * DAY
+            if end + wait <= until:
+                week = payments[payments["event_time"].between(start, end, inclusive="left")]
+                made[start] = quality.merge(week, truth, end + wait)
+        return {start: week for start, week in made.items() if len(week)}
+
+    usual = weeks(clean, bank.clean, bank.days[0])
+    if not usual:
+        return
+    statistics = quality.describe_quality(pd.concat(usual.values()))
+    constraints = quality.suggest_quality(*map(quality.describe_quality, usual.values()))
+    files.write_json(statistics, out / "baseline" / "quality" / "statistics.json")
+    files.write_json(constraints, out / "baseline" / "quality" / "constraints.json")
+    for start, week in weeks(captured, bank.days, bank.days[-1] + DAY).items():
+        quality.report_quality(week, constraints, out / "quality" / f"{start:%Y-%m-%d}")
+
+
 def _report(
+    settings: Any,
     bank: Bank,
     reference: Baseline,
     rules: Rules,
     served: loop.Served,
+    captured: pd.DataFrame,
     requests: pd.DataFrame,
     out: Path,
 ) -> None:
-    """Read the capture, write each day's files, and put all signals and alarms together."""
-    captured = _captured(out / "captured", bank.threshold)
+    """Write each captured day's files, and put all signals and alarms together."""
     groups = dict(list(captured.groupby(captured["event_time"].dt.floor("D"))))
     counts = {}
     for day in bank.days:
@@ -213,7 +254,7 @@ def _report(
     table["live_batch_difference"] = _difference(captured, bank.scored)
     files.write_parquet(table.rename_axis("day").reset_index(), out / "daily.parquet")
     alarms = [a for day in bank.days for a in rules.check_signals(f"{day:%Y-%m-%d}", daily.loc[day])]
-    alarms += service_alarms(table)
+    alarms += service_alarms(table, settings.decision_timeout)
     alarms = sorted([*alarms, *served.paged], key=lambda alarm: (alarm.day, alarm.signal))
     content = {
         "note_days": NOTE_DAYS,
@@ -228,19 +269,23 @@ def _report(
     files.write_json(content, out / "alarms.json")
 
 
-def service_alarms(daily: pd.DataFrame) -> list[Alarm]:
-    """Return a page for each day on which requests failed, or payments were decided on features of an earlier day.
+def service_alarms(daily: pd.DataFrame, decision_timeout: float) -> list[Alarm]:
+    """Return a page for each day on which the service failed, was late, or decided on features of an earlier day.
 
     Parameters
     ----------
     daily
-        One row a day: errors, and feature_age_hours, the age of the oldest daily features in use.
+        One row a day: errors; feature_age_hours, the age of the oldest daily features in use; latency_p99_ms, the time
+        for a payment, milliseconds.
+    decision_timeout
+        How long the bank waits for a decision, seconds.
     """
+    limits = {"errors": 0.0, "feature_age_hours": FRESH_HOURS, "latency_p99_ms": 1000 * decision_timeout}
     return [
-        Alarm(f"{day:%Y-%m-%d}", name, "page", float(value), limit, what)
-        for name, (limit, what) in SERVICE_RULES.items()
+        Alarm(f"{day:%Y-%m-%d}", name, "page", float(value), limits[name], what)
+        for name, what in SERVICE_RULES.items()
         for day, value in daily[name].items()
-        if value > limit
+        if value > limits[name]
     ]
 
 

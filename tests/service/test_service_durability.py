@@ -51,6 +51,25 @@ def test_other_faults_lose_nothing_and_double_nothing(bank, payments, drill):
     assert (outcome.payments, outcome.lost, outcome.doubled) == (60, 0, 0)
 
 
+@pytest.mark.parametrize(("words", "waits"), [([], 1), (["--fsync"], 2)])
+def test_answers_wait_for_the_disk_when_asked(bank, tmp_path, monkeypatch, words, waits):
+    from lifecycle.__main__ import main
+    from lifecycle.deployment import service
+
+    opened = []
+    real = Endpoint.open
+    monkeypatch.setattr(Endpoint, "open", lambda *given: opened.append(real(*given)) or opened[-1])
+    monkeypatch.setattr(service._Server, "run", lambda self, sockets: None)
+    state = str(tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(service.gc, "freeze", lambda: None)  # it would hold what the other tests have made
+        patch.setattr(Endpoint, "close", lambda self: None)
+        assert main(["serve", "--model", str(bank.package), "--port", "0", "--state", state, *words]) == 0
+    (synchronous,) = opened[0].journal._connection.execute("PRAGMA synchronous").fetchone()
+    opened[0].close()
+    assert synchronous == waits, "1 is NORMAL, 2 is FULL"
+
+
 def test_the_drill_notices_an_event_that_was_lost_and_one_that_was_doubled(bank, payments, tmp_path):
     endpoint = Endpoint.open(bank.package, tmp_path)
     few = payments[:20]

@@ -180,6 +180,26 @@ def test_a_canary_that_decides_otherwise_is_rolled_back_by_itself(folder, paymen
     assert [event.version for event in endpoint.journal.read()][-1] == "v1"
 
 
+def test_a_canary_that_is_slow_is_rolled_back_by_itself(folder, payments, tmp_path, monkeypatch):
+    endpoint = Endpoint.open(folder, tmp_path / "a")
+    records = checked(endpoint, payments[: 3 * LEAST])
+    releases.try_out(folder, "v2", "canary", share=50)
+    settle(endpoint, lambda: endpoint._plan.candidate is not None, records[0])
+    quick = endpoint._scorers["v2"].predict
+
+    def slow(matrix):
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        return quick(matrix)
+
+    monkeypatch.setattr(endpoint._scorers["v2"], "predict", slow)
+    assert all("error" not in answer for record in records for answer in endpoint.score([record]))
+    assert releases.read(folder).candidate is None and releases.read(folder).champion == "v1"
+    assert "times as long as the champion" in releases.changes(folder)[-1]["why"]
+    assert [event.version for event in endpoint.journal.read()][-1] == "v1"
+
+
 @pytest.mark.parametrize("fault", ["fails", "nan"])
 def test_a_canary_that_breaks_is_rolled_back_at_once_and_costs_no_answer(
     folder, payments, tmp_path, monkeypatch, fault

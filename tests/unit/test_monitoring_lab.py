@@ -200,11 +200,18 @@ def test_the_oracle_is_never_dearer_than_the_champion():
     assert not used.flagged[~live & (frame["event_time"] < START + 47 * DAY).to_numpy()].any()
 
 
-def test_a_missed_refresh_and_a_failed_request_are_pages():
+def test_a_missed_refresh_a_failed_request_and_late_answers_are_pages():
     daily = pd.DataFrame(
-        {"errors": [0, 2, 0], "feature_age_hours": [23.9, 23.9, 47.5]}, index=pd.date_range(START, periods=3)
+        {
+            "errors": [0, 2, 0],
+            "feature_age_hours": [23.9, 23.9, 47.5],
+            "latency_p99_ms": [99.0, 3.0, 101.0],
+        },
+        index=pd.date_range(START, periods=3),
     )
-    assert [(a.day, a.signal) for a in service_alarms(daily)] == [
-        ("2025-09-30", "errors"),
-        ("2025-10-01", "feature_age_hours"),
+    assert [(a.day, a.signal, a.limit) for a in service_alarms(daily, decision_timeout=0.1)] == [
+        ("2025-09-30", "errors", 0.0),
+        ("2025-10-01", "feature_age_hours", 24.0),
+        ("2025-10-01", "latency_p99_ms", 100.0),
     ]
+    assert not service_alarms(daily.iloc[:1], decision_timeout=0.1)
