@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from lifecycle.settings import Settings
+
 HOURS = 730.0
 """Of a month."""
 
@@ -22,11 +24,11 @@ class Prices:
     machine_hour: float = 0.12
     managed_factor: float = 1.2
     peak_factor: float = 3.0
-    busy_share: float = 0.5
+    busy_share: float = Settings.busy_share
     engineer_hour: float = 80.0
     own_upkeep_hours: float = 20.0
     managed_upkeep_hours: float = 6.0
-    bought_prediction: float = 0.1
+    bought_prediction: float = Settings.bought_prediction_cost
 
 
 SOURCES = {

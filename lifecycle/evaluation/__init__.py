@@ -34,7 +34,7 @@ from lifecycle.evaluation.model_card import write_model_card
 from lifecycle.evaluation.openings import Choice, open_test
 from lifecycle.evaluation.own_data import describe_own, read_judged
 from lifecycle.evaluation.report import write_html
-from lifecycle.evaluation.scoring import Tested, describe_sample, for_all, score_test
+from lifecycle.evaluation.scoring import ScoredTest, describe_sample, for_all, score_test
 from lifecycle.evaluation.uncertainty import resample_metrics
 from lifecycle.training import CLASSIFIERS, LADDER, load_model
 from lifecycle.training.metrics import average_precision, describe_interval, known_frauds
@@ -115,7 +115,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
 
 
 def _judge(
-    tested: Tested, candidates: Mapping[str, Any], champion: str, inputs: Mapping[str, Path], out: Path, settings: Any
+    tested: ScoredTest, candidates: Mapping[str, Any], champion: str, inputs: Mapping[str, Path], out: Path, settings: Any
 ) -> dict[str, Any]:
     """Return what the report says of the scores; of a sample, counts and sums of money are those of all payments."""
     test, scores, share = tested.frame, tested.scores, tested.share

@@ -17,12 +17,12 @@ import pandas as pd
 
 from lifecycle import files
 from lifecycle.evaluation import drift, reach
-from lifecycle.evaluation.scoring import Tested, for_all
+from lifecycle.evaluation.scoring import ScoredTest, for_all
 from lifecycle.training import LADDER, Model, TrainingData, feature_names, folds, read_training
 
 
 def write_beyond(
-    settings: Any, inputs: Mapping[str, Path], out: Path, tested: Tested, champion: str, found: Mapping[str, Any],
+    settings: Any, inputs: Mapping[str, Path], out: Path, tested: ScoredTest, champion: str, found: Mapping[str, Any],
     model: Model,
 ) -> None:  # fmt: skip
     """Measure and write both files.

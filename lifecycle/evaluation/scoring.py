@@ -34,7 +34,7 @@ SCALED = frozenset({
 
 
 @dataclass(frozen=True)
-class Tested:
+class ScoredTest:
     """A test set with its scores: what is judged of it, and what is known of all of it.
 
     Attributes
@@ -63,7 +63,7 @@ def score_all(test: pd.DataFrame, models: Mapping[str, Any]) -> dict[str, np.nda
 
 def score_test(
     path: Path, folders: Mapping[str, Path], champion: str, out: Path, most_rows: int, part: int = PART
-) -> Tested:
+) -> ScoredTest:
     """Score a test set in parts, write ``scores.parquet`` and ``test_scores.parquet``, and return what is judged.
 
     Parameters
@@ -109,7 +109,7 @@ def score_test(
         )
     facts = {"payments": rows, "labeled": labeled, "frauds": frauds, "customers": _count_customers(path, frame, rows)}
     scores = {name: np.concatenate([one[name] for _, one in kept]) for name in kept[0][1]}
-    return Tested(frame, scores, len(frame) / rows, facts)
+    return ScoredTest(frame, scores, len(frame) / rows, facts)
 
 
 def _narrow(frame: pd.DataFrame, score: np.ndarray) -> pa.Table:
@@ -165,7 +165,7 @@ def _scaled(value: Any, share: float) -> Any:
     return round(value / share) if isinstance(value, int) else value
 
 
-def describe_sample(tested: Tested, learned: float, most_rows: int) -> dict[str, Any]:
+def describe_sample(tested: ScoredTest, learned: float, most_rows: int) -> dict[str, Any]:
     """Return what of the data was judged and learned from, and a sentence on it.
 
     Parameters

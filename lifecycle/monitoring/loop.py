@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from lifecycle import contracts, features, files, training
 from lifecycle.monitoring import live, policies, retraining, signals
@@ -22,8 +21,6 @@ RETRAIN_DAYS = 7
 
 ORACLE_ROWS = 20_000
 """Honest payments that each of the oracle's weekly models learns from: enough for a bound, a third of the time."""
-
-BLOCK_ROWS = 4096
 
 FLIPPED = 0.3
 
@@ -178,10 +175,7 @@ class _Fitted:
     estimator: Any
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
-        # Each tree passes over all rows it is given: blocks that stay in the processor's cache take half the time.
-        blocks = [matrix[start : start + BLOCK_ROWS] for start in range(0, max(len(matrix), 1), BLOCK_ROWS)]
-        with threadpool_limits(1, user_api="openmp"):  # the other core belongs to the replay
-            return np.concatenate([self.estimator.predict_proba(block)[:, 1] for block in blocks])
+        return training.score_rows(self.estimator, matrix)  # on one thread: the other core belongs to the replay
 
 
 def _recipe(

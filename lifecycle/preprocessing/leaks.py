@@ -23,7 +23,7 @@ from lifecycle.errors import LifecycleError
 WEEK = pd.Timedelta(days=7)
 
 HONEST_SHARE = 0.03
-"""The share of the honest payments that a model of the lab is fitted on; each then counts for 33."""
+"""The share of the honest payments that a model of the lab is fitted on. Its scores rank; they are no probabilities."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,9 @@ def learn(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Callable[[np.ndarray],
     from threadpoolctl import threadpool_limits
 
     chosen = (y == 1) | (np.random.default_rng(seed).random(len(y)) < HONEST_SHARE)
-    weight = np.where(y[chosen] == 1, 1, 1 / HONEST_SHARE)
     model = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed)
     with threadpool_limits(1, user_api="openmp"):  # for so few rows, threads would mostly wait for each other
-        model.fit(x[chosen], y[chosen], sample_weight=weight)
+        model.fit(x[chosen], y[chosen])
 
     def score(other: np.ndarray) -> np.ndarray:
         with threadpool_limits(1, user_api="openmp"):

@@ -110,6 +110,9 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
 HONEST_ROWS = 60_000
 """Most honest payments a rung is fitted on. They are drawn at random, and each then counts for several."""
 
+BLOCK_ROWS = 16_384
+"""Rows that boosting scores at a time."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -387,7 +390,13 @@ def score_rows(model: Any, matrix: np.ndarray) -> np.ndarray:
     For the classifiers it is the probability of fraud; for the detector, how soon random cuts set a payment apart
     (Liu, Ting and Zhou, "Isolation forest", ICDM 2008), which is no probability.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     with threadpool_limits(1, user_api="openmp"):
+        if isinstance(model, HistGradientBoostingClassifier):
+            # Each tree passes over all rows it is given: blocks that stay in the processor's cache take half the time.
+            starts = range(0, max(len(matrix), 1), BLOCK_ROWS)
+            return np.concatenate([model.predict_proba(matrix[at : at + BLOCK_ROWS])[:, 1] for at in starts])
         if hasattr(model, "predict_proba"):
             return model.predict_proba(matrix)[:, 1]
         return -model.score_samples(matrix)

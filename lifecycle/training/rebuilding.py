@@ -151,15 +151,18 @@ def rebuild(data_dir: Path | str, run_id: str) -> dict[str, Any]:
             return rule_score(data.frame.iloc[fold.validation])
         return score_rows(fit(fold.fit, fold.fit_labels), data.matrix[fold.validation])
 
-    scores = np.full(len(data.frame), np.nan)
-    for fold, found in zip(cuts, side_by_side(score, [(fold,) for fold in cuts]), strict=True):
-        scores[fold.validation] = found
-    judged = judge(data.frame, scores, data.reports, cuts, settings, data.share)
-    recorded_model = record.tags.get("model_sha256")
-    again = None
-    if recorded_model is not None:
+    def final() -> str:
         graph = to_onnx(fit(*known_rows(data.frame, data.labels, midnight(settings.test_from))), len(record.features))
-        again = hashlib.sha256(graph).hexdigest()
+        return hashlib.sha256(graph).hexdigest()
+
+    recorded_model = record.tags.get("model_sha256")
+    jobs = [*((score, fold) for fold in cuts), *([(final,)] if recorded_model is not None else [])]
+    found = side_by_side(lambda job, *of: job(*of), jobs)
+    scores = np.full(len(data.frame), np.nan)
+    for fold, of_fold in zip(cuts, found, strict=False):
+        scores[fold.validation] = of_fold
+    judged = judge(data.frame, scores, data.reports, cuts, settings, data.share)
+    again = found[-1] if recorded_model is not None else None
     return {
         "name": record.name,
         "recorded": record.metrics,

@@ -10,7 +10,7 @@ from model_data import FEATURES, SCHEMA, SETTINGS, knobs, make_payments, period,
 from lifecycle import files, training
 from lifecycle.contracts import midnight
 from lifecycle.evaluation import beyond, drift, reach
-from lifecycle.evaluation.scoring import Tested
+from lifecycle.evaluation.scoring import ScoredTest
 from lifecycle.evaluation.weighing import Weighing
 from lifecycle.training.metrics import Ranking, average_precision
 
@@ -62,7 +62,7 @@ def measured(bank, tmp_path_factory):
     test = pd.read_parquet(inputs["features"] / "test_set.parquet")
     score = model.predict(training.feature_matrix(test, SCHEMA))
     found = {"threshold": 0.1, "params": {"max_iter": 15}}
-    tested = Tested(test, {"gradient_boosting": score}, 1.0, {})
+    tested = ScoredTest(test, {"gradient_boosting": score}, 1.0, {})
     beyond.write_beyond(knobs("evaluation", out), inputs, out, tested, "gradient_boosting", found, model)
     return files.read_json(out / "reach.json"), files.read_json(out / "drift.json"), test, score
 

@@ -163,7 +163,7 @@ def test_without_customers_payments_are_drawn_and_the_rest_is_the_same(tmp_path)
 # Parts and the whole
 
 
-def score(bank: tuple[dict[str, Path], Path], out: Path, most_rows: int, part: int = 100_000) -> scoring.Tested:
+def score(bank: tuple[dict[str, Path], Path], out: Path, most_rows: int, part: int = 100_000) -> scoring.ScoredTest:
     inputs, folder = bank
     names = {name: folder / "training" / "models" / name for name in training.CLASSIFIERS}
     test = inputs["features"] / "test_set.parquet"

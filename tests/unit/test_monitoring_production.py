@@ -403,10 +403,3 @@ def test_the_next_attempt_answers_to_pages_about_the_model_that_serves(watched):
         expected.append(loop._moment_after(expected[-1], served.paged, made.days[-1]))
     assert moments == expected[1:-1]
     assert len(served.paged) < len(watch.serve(champion, []).paged)
-
-
-def test_scores_in_blocks_are_those_of_the_whole(history):
-    payments_, _ = history
-    fitted = Fitted(payments_.matrix[:5000], (payments_.matrix[:5000, 0] > 3).astype(float)).model
-    rows = payments_.matrix[: 2 * loop.BLOCK_ROWS + 1]
-    assert np.array_equal(loop._Fitted(fitted).predict(rows), fitted.predict_proba(rows)[:, 1])

@@ -302,3 +302,12 @@ def test_waiting_threads_of_a_fit_sleep_unless_the_user_said_otherwise():
     for environ, expected in [(plain, "PASSIVE"), ({**plain, "OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]:
         done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
         assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("rows", [1, training.BLOCK_ROWS, 2 * training.BLOCK_ROWS + 1])
+def test_scores_in_blocks_are_those_of_the_whole(rows):
+    rng = np.random.default_rng(4)
+    matrix = rng.random((2 * training.BLOCK_ROWS + 1, 3), dtype="float32")
+    fraud = (matrix[:, 0] + rng.random(len(matrix)) > 1.6).astype(int)
+    model = training.fit_model("gradient_boosting", matrix, fraud, ["a", "b", "c"], seed=1, max_iter=5)
+    assert np.array_equal(training.score_rows(model, matrix[:rows]), model.predict_proba(matrix[:rows])[:, 1])
