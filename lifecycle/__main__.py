@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, help="folder of what must survive a crash; default: MODEL/state")
     serve.add_argument("--token-file", type=Path, help="file with the token callers must bring; default: none")
     serve.add_argument("--workers", type=int, default=1, help="processes that answer; default 1")
-    serve.add_argument("--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut")
+    serve.add_argument(
+        "--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut"
+    )
     serve.set_defaults(command=_serve)
 
     score = commands.add_parser("score", help="score a file of transactions")
@@ -306,7 +308,13 @@ def _serve(options: argparse.Namespace) -> None:
     from lifecycle import deployment
 
     deployment.serve(
-        options.model, options.port, options.host, options.capture, options.state, options.token_file, options.workers,
+        options.model,
+        options.port,
+        options.host,
+        options.capture,
+        options.state,
+        options.token_file,
+        options.workers,
         options.fsync,
     )
 

@@ -289,7 +289,9 @@ def test_the_lifecycle_maps_are_those_of_their_generator() -> None:
 
 
 def test_what_python_compiles_is_kept_even_where_the_machine_forbids_it():
-    show = "--eval=show:;@echo \"[$$PYTHONDONTWRITEBYTECODE]\""
+    show = '--eval=show:;@echo "[$$PYTHONDONTWRITEBYTECODE]"'
     environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(["make", "-s", show, "show"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-s", show, "show"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

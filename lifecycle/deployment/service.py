@@ -283,7 +283,7 @@ def serve(
     count
         Processes that answer; they share one journal and one port.
     fsync
-        Whether an answer waits until its payments are on the disk itself, and so survives a loss of power; see `Journal`.
+        Whether an answer waits until its payments are on the disk itself and survive a loss of power; see `Journal`.
 
     Raises
     ------
@@ -340,7 +340,9 @@ def main() -> int:
     parser.add_argument("--state", help="folder of the journal; default: state/ in the package")
     parser.add_argument("--token-file", help="file with the token that callers must bring; default: none is asked for")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer; default: 1")
-    parser.add_argument("--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut")
+    parser.add_argument(
+        "--fsync", action="store_true", help="answer when a payment is on the disk: survives a power cut"
+    )
     parser.add_argument("--stop-with-stdin", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
     if options.stop_with_stdin:

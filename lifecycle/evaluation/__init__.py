@@ -115,7 +115,12 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
 
 
 def _judge(
-    tested: ScoredTest, candidates: Mapping[str, Any], champion: str, inputs: Mapping[str, Path], out: Path, settings: Any
+    tested: ScoredTest,
+    candidates: Mapping[str, Any],
+    champion: str,
+    inputs: Mapping[str, Path],
+    out: Path,
+    settings: Any,
 ) -> dict[str, Any]:
     """Return what the report says of the scores; of a sample, counts and sums of money are those of all payments."""
     test, scores, share = tested.frame, tested.scores, tested.share
