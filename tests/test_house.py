@@ -22,7 +22,7 @@ PACKAGE = ROOT / "lifecycle"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = ("settings", "errors", "files", "source", "contracts", "economics", "figures")
+GROUND = ("settings", "errors", "files", "source", "contracts", "economics", "figures", "tables")
 STAGES = (
     "world",
     "collection",

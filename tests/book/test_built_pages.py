@@ -55,6 +55,15 @@ def test_a_table_written_by_a_cell_is_a_table_on_the_page(pages) -> None:
     assert not [name for name, page in pages.items() if re.search(r"<p>\|.*\|", page.path.read_text())]
 
 
+def test_no_table_of_a_page_is_cut_off_or_pale_in_the_dark(pages) -> None:
+    for name, page in pages.items():
+        html = page.path.read_text()
+        cut = re.findall(r"<td[^>]*>([^<.][^<]*\.\.\.)</td>", html)
+        assert not cut, f"{name}: pandas cut off {cut[0]!r}; show the table with tables.show_sentences"
+        styled = re.findall(r'<table id="T_[^"]*"([^>]*)>', html)
+        assert all("dataframe" in attributes for attributes in styled), f"{name}: the theme knows tables of that class"
+
+
 def test_the_page_on_metrics_holds_numbers_of_the_run(pages) -> None:
     html = pages["book/metrics.html"].path.read_text()
     assert len(re.findall(r'class="[^"]*cell_output', html)) >= 10
