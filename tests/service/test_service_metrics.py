@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
@@ -94,13 +95,21 @@ def test_a_strange_release_is_escaped(release):
 
 
 def test_each_of_two_workers_says_whose_figures_they_are(bank, tmp_path):
-    with running.start(bank.package, options=("--workers", "2", "--state", str(tmp_path))) as server:
-        seen: dict[str, float] = {}
-        for number in range(60):
+    with (
+        running.start(bank.package, options=("--workers", "2", "--state", str(tmp_path))) as server,
+        ThreadPoolExecutor(8) as clients,
+    ):
+
+        def ask(number: int) -> str:
             server.invoke(payment(number, event_time="2025-03-01T10:00:00Z", customer_id=7, terminal_id=8))
-            for family in text_string_to_metric_families(server.call("/metrics")[1]):
-                if family.name == "fraud_service_payments":
-                    seen |= {sample.labels["worker"]: sample.value for sample in family.samples}
-            if len(seen) == 2 and number >= 20:
+            return server.call("/metrics")[1]
+
+        seen: dict[str, float] = {}
+        for first in range(0, 800, 8):  # at a time, so that one worker cannot take every connection
+            for text in clients.map(ask, range(first, first + 8)):
+                for family in text_string_to_metric_families(text):
+                    if family.name == "fraud_service_payments":
+                        seen |= {sample.labels["worker"]: sample.value for sample in family.samples}
+            if len(seen) == 2:
                 break
         assert len(seen) == 2 and json.dumps(seen)

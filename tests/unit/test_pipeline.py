@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import shutil
 import signal
 import textwrap
 import time
@@ -64,6 +65,8 @@ class _Writer:
         import sys
 
         (self.folder / f"{name}.py").write_text(textwrap.dedent(code))
+        # Python tells a changed file by its size and its second, and these edits keep both.
+        shutil.rmtree(self.folder / "__pycache__", ignore_errors=True)
         importlib.invalidate_caches()
         # A real edit is followed by a new process; here the modules are forgotten instead.
         for module in [m for m in sys.modules if m.startswith("lifecycle.toy_")]:
