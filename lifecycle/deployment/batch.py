@@ -318,7 +318,7 @@ def score_features(package: Package, table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return scored.assign(score=pd.Series(dtype="float64"), decision=pd.Series(dtype="object"))
     matrix = training.feature_matrix(table, files.read_json(package.folder / "feature_schema.json"))
-    score = load_model(package).predict(matrix)
+    score = load_model(package, threads=0).predict(matrix)
     decision = pd.Series(score >= package.threshold).map({True: REVIEW, False: APPROVE})
     return scored.assign(score=score, decision=decision)
 
