@@ -161,11 +161,11 @@ def decide(score: float, threshold: float) -> str:
     return REVIEW if score >= threshold else APPROVE
 
 
-def load_model(package: Package, threads: int = 1) -> Model:
-    """Load the ONNX model of a checked package; one thread is best for single payments, 0 means all processors."""
+def load_model(package: Package) -> Model:
+    """Load the ONNX model of a checked package."""
     from lifecycle import training
 
-    return training.load_model(package.folder, threads=threads)
+    return training.load_model(package.folder, threads=1)
 
 
 def load_features(package: Package, recent: Remembered | None = None) -> ServedFeatures:
