@@ -3,7 +3,8 @@
     SOAK_SECONDS=600 python tests/benchmarks/run.py --only soak
 
 The payments are those of the default world's first week of service, again and again: under new ids, and later by a week
-each time, so that the service forgets as many payments of a month ago as it gets to know.
+each time, so that after a month of them the service forgets as many as it gets to know. Memory is judged from then on:
+ten minutes are about five weeks of payments.
 """
 
 from __future__ import annotations
