@@ -76,23 +76,28 @@ def monitor(
     baseline = files.read_json(Path(baseline_dir) / "statistics.json")
     constraints = files.read_json(Path(baseline_dir) / "constraints.json")
     captured = read_capture(captured_dir)
-    judged = _judge(captured, Path(baseline_dir), Path(ground_truth), Path(out_dir)) if ground_truth else []
-    return len(report(preprocess(captured), baseline, constraints, out_dir, where=baseline_dir)["violations"] + judged)
+    merged = _labeled(captured, ground_truth) if ground_truth else None
+    found = {"": _assess(preprocess(captured), baseline, constraints, baseline_dir)}
+    if merged is not None:
+        limits = files.read_json(Path(baseline_dir) / "quality" / "constraints.json")
+        found["quality"] = quality.assess_quality(merged, limits)
+    # Only now, when nothing can be found wrong any more, is the first file written.
+    for part, (statistics, violations) in found.items():
+        quality.write_report(statistics, violations, Path(out_dir) / part)
+    return sum(len(violations["violations"]) for _, violations in found.values())
 
 
-def _judge(captured: pd.DataFrame, baseline: Path, ground_truth: Path, out: Path) -> list[dict[str, Any]]:
-    """Write the files of model quality and return the violations."""
+def _labeled(captured: pd.DataFrame, ground_truth: Path | str) -> pd.DataFrame:
+    """Return the captured payments whose label is known."""
     from lifecycle.deployment.scorer import APPROVE
 
-    limits = files.read_json(baseline / "quality" / "constraints.json")
     missing = [name for name in ("transaction_id", "score", "decision") if name not in captured]
     if missing:
         raise LifecycleError(
             f"The captured calls have no {', '.join(missing)}; model quality needs the answers of the service."
         )
     decided = captured.assign(flagged=captured["decision"] != APPROVE)[["transaction_id", "score", "flagged"]]
-    merged = quality.merge(decided.dropna(), quality.read_ground_truth(ground_truth))
-    return quality.report_quality(merged, limits, out / "quality")["violations"]
+    return quality.merge(decided.dropna(), quality.read_ground_truth(ground_truth))
 
 
 def report(
@@ -120,6 +125,15 @@ def report(
     LifecycleError
         If the baseline does not have the published form.
     """
+    statistics, violations = _assess(frame, baseline, constraints, where)
+    quality.write_report(statistics, violations, out_dir)
+    return violations
+
+
+def _assess(
+    frame: pd.DataFrame, baseline: dict[str, Any], constraints: dict[str, Any], where: Path | str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the statistics of records and their violations of a baseline."""
     try:
         types = {feature["name"]: feature["inferred_type"] for feature in constraints["features"]}
     except (KeyError, TypeError):
@@ -127,10 +141,7 @@ def report(
             f"{where}: constraints.json has no list of features with name and inferred_type; write the baseline again."
         ) from None
     statistics = describe(frame, types)
-    violations = check(frame, statistics, baseline, constraints)
-    files.write_json(statistics, Path(out_dir) / "statistics.json")
-    files.write_json(violations, Path(out_dir) / "constraint_violations.json")
-    return violations
+    return statistics, check(frame, statistics, baseline, constraints)
 
 
 def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:

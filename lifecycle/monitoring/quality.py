@@ -259,8 +259,8 @@ def check_quality(statistics: dict[str, Any], constraints: dict[str, Any]) -> di
     return {"version": 0.0, "violations": violations}
 
 
-def report_quality(merged: pd.DataFrame, constraints: dict[str, Any], out: Path | str) -> dict[str, Any]:
-    """Write ``statistics.json`` and ``constraint_violations.json`` of merged payments; return the violations.
+def assess_quality(merged: pd.DataFrame, constraints: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return ``statistics.json`` and ``constraint_violations.json`` of merged payments.
 
     Parameters
     ----------
@@ -268,8 +268,6 @@ def report_quality(merged: pd.DataFrame, constraints: dict[str, Any], out: Path 
         As `merge` returns.
     constraints
         What `suggest_quality` made of clean periods.
-    out
-        The folder to write into.
 
     Raises
     ------
@@ -282,7 +280,10 @@ def report_quality(merged: pd.DataFrame, constraints: dict[str, Any], out: Path 
             "Wait for the labels, or give another folder."
         )
     statistics = describe_quality(merged)
-    violations = check_quality(statistics, constraints)
-    files.write_json(statistics, Path(out) / "statistics.json")
-    files.write_json(violations, Path(out) / "constraint_violations.json")
-    return violations
+    return statistics, check_quality(statistics, constraints)
+
+
+def write_report(statistics: dict[str, Any], violations: dict[str, Any], folder: Path | str) -> None:
+    """Write the two files of a report, of whatever job, into a folder."""
+    files.write_json(statistics, Path(folder) / "statistics.json")
+    files.write_json(violations, Path(folder) / "constraint_violations.json")
