@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ from fresh_outputs import cache_folder  # noqa: E402
 
 MEASURES = {"08_deployment"}
 """Measures how fast the service answers, so nothing may run beside it: left to the build."""
+
+FIRST = ("09_monitoring", "05_model_training")
+"""They take longest: the one needs the stages of all the others, and the other the consortium, which nobody else does.
+
+The rest follows in its order, so that those that wait for the last stages come when these are built.
+"""
+
+
+def in_order(notebooks: Iterable[Path]) -> list[Path]:
+    """Return the notebooks in the order in which two at a time wait least for what the other builds."""
+    return sorted(notebooks, key=lambda path: (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem))
 
 
 def open_cache(root: Path = ROOT) -> Any:
@@ -70,8 +82,7 @@ def main() -> None:
     """Execute what has no outputs yet, and say how long each took."""
     timeout = yaml.safe_load((ROOT / "_config.yml").read_text())["execute"]["timeout"]
     cache = open_cache()
-    # The last one first: it needs the stages of all the others, and takes longest.
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"), reverse=True)
+    notebooks = in_order((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     todo = [path for path in notebooks if path.stem not in MEASURES and not is_kept(cache, path)]
     workers = min(len(todo), os.cpu_count() or 1)
     if not todo:

@@ -1,8 +1,9 @@
 """Collection: from compressed JSON lines to checked Parquet, beside the straightforward pandas way on the same files.
 
 The bank is that of the settings of the environment, by default 1.75 million payments. Ours is the whole `build`: all
-sources, all tables, the accounting. The peer reads the same application log with `pandas.read_json`, and does for
-payments alone what no one can leave out: it sets aside lines that are not JSON (on which `read_json` would stop),
+sources, all tables, the accounting. So its rate counts the records of all sources; that of the application log alone,
+over the same time, stands beside the peer's. The peer reads the same application log with `pandas.read_json`, and does
+for payments alone what no one can leave out: it sets aside lines that are not JSON (on which `read_json` would stop),
 drops what is unusable, brings time and unit into one form, lets a revision win, checks the same contract and writes
 the same Parquet. It keeps no account and no quarantine.
 """
@@ -90,17 +91,26 @@ def run() -> list[dict[str, Any]]:
         raise ValueError(f"ours has payments and cents {ours['payments']}, pandas {peer['payments']}")
     lines, every = ours["read"]["authorizations"], sum(ours["read"].values())
     rate, peer_rate = lines / ours["seconds"], lines / peer["seconds"]
+    all_rate = every / ours["seconds"]
     return [
         _row(
             "rate",
-            f"lines of the application log ({lines:,}) to checked Parquet; all other sources are collected on the way "
-            f"({every / ours['seconds']:,.0f} records/s of all); best of 2; peer: pandas.read_json, payments alone",
+            f"records of all sources ({every:,}) to checked Parquet; best of 2",
+            all_rate,
+            None,
+            "records/s",
+            f"at least {GOAL_RATE:,} records/s",
+            all_rate >= GOAL_RATE,
+        ),
+        _row(
+            "log_rate",
+            f"compressed JSON lines of the application log alone ({lines:,}), over the time of all sources; peer: "
+            "pandas.read_json, payments alone",
             rate,
             peer_rate,
             "records/s",
-            rate / peer_rate,
-            f"at least {GOAL_RATE:,} records/s",
-            rate >= GOAL_RATE,
+            "at least 2 times the rate of pandas",
+            rate >= 2 * peer_rate,
         ),
         _row(
             "memory",
@@ -108,7 +118,6 @@ def run() -> list[dict[str, Any]]:
             ours["gb"],
             peer["gb"],
             "GB",
-            peer["gb"] / ours["gb"],
             f"at most {GOAL_GB:.0f} GB",
             ours["gb"] <= GOAL_GB,
         ),
@@ -122,14 +131,15 @@ def _child(world: Path, what: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _row(name: str, what: str, ours: float, peer: float, unit: str, ratio: float, goal: str, met: bool) -> dict:
+def _row(name: str, what: str, ours: float, peer: float | None, unit: str, goal: str, met: bool) -> dict:
+    more_is_better = unit != "GB"
     return {
         "name": f"collection.{name}",
         "what": what,
         "ours": round(ours, 3),
-        "peer": round(peer, 3),
+        "peer": peer if peer is None else round(peer, 3),
         "unit": unit,
-        "ratio": round(ratio, 2),
+        "ratio": peer if peer is None else round(ours / peer if more_is_better else peer / ours, 2),
         "goal": goal,
         "met": bool(met),
     }

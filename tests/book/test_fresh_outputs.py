@@ -97,6 +97,14 @@ def test_what_was_executed_beforehand_is_not_executed_again(tiny_book: Path) -> 
     assert runs(tiny_book) == 1
 
 
+def test_the_longest_notebooks_start_first_and_all_others_follow_in_order() -> None:
+    notebooks = list((execute.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    names = [path.stem for path in execute.in_order(notebooks)]
+    first = len(execute.FIRST)
+    assert tuple(names[:first]) == execute.FIRST
+    assert names[first:] == sorted({path.stem for path in notebooks} - set(execute.FIRST))
+
+
 def test_a_warning_fails_the_plain_build_and_goes_on_failing(tiny_book: Path) -> None:
     (tiny_book / "page.md").write_text("# A page\n\nSee [what is not there](nowhere.md).\n")
     for _ in range(2):

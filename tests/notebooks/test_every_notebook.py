@@ -1,7 +1,7 @@
 """Every notebook runs from its first cell to its last, and each of its assertions holds.
 
-They start in reverse order, two at a time, from one empty data folder: so the last notebook has to build
-all that it needs, beside another that needs most of the same. The outputs are kept for the book, so that the
+They start two at a time, the last one first, from one empty data folder: so it has to build all that it needs,
+beside another that needs some of the same. The outputs are kept for the book, so that the
 step after this one need not execute everything again.
 """
 
@@ -17,7 +17,7 @@ from measure import NOTEBOOKS, ROOT, run_notebook
 
 sys.path.insert(0, str(ROOT / "book"))
 
-from execute import MEASURES, keep, open_cache  # noqa: E402
+from execute import MEASURES, in_order, keep, open_cache  # noqa: E402
 
 LIMIT_SECONDS = 2400
 """For a whole notebook, the building of the world and of every stage before it included."""
@@ -27,7 +27,7 @@ LIMIT_MB = 3000
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("notebook", NOTEBOOKS[::-1], ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", in_order(NOTEBOOKS), ids=lambda path: path.stem)
 def test_notebook_runs(notebook: Path, record_property) -> None:
     run = run_notebook(notebook, Path(os.environ["LIFECYCLE_DATA_DIR"]), LIMIT_SECONDS)
     record_property("seconds", round(run.seconds, 1))
