@@ -52,9 +52,11 @@ document.getElementById("page").addEventListener("load", () => setTimeout(() => 
   const inner = document.getElementById("page").contentDocument;
   const visible = (e) => { const r = e.getBoundingClientRect(); return r.width > 0 && r.height > 0; };
   const fields = [...inner.querySelectorAll("button.search-button-field, input[type=search]")].filter(visible);
+  const wide = [...inner.querySelectorAll(".cell_output table")].filter(t => t.scrollWidth > t.clientWidth + 1);
   const ground = getComputedStyle(inner.body).backgroundColor;
   document.getElementById("seen").textContent = JSON.stringify({
     overflow: inner.documentElement.scrollWidth - WIDTH, fields: fields.length, ground: ground,
+    wide: wide.map(table => table.tHead ? table.tHead.innerText : table.innerText.slice(0, 80)),
     theme: inner.documentElement.dataset.theme, title: inner.title });
 }, 500));
 </script>"""

@@ -128,6 +128,12 @@ def test_search_finds_a_word_without_a_network(pages, browser) -> None:
     assert results and "glossary.html" in results[0]
 
 
+def look(browser, address: str) -> dict:
+    """Return what `_LOOK` reports of a page."""
+    dom = browser(address, "--virtual-time-budget=10000", "--window-size=1500,1000", "--dump-dom")
+    return json.loads(unescape(re.search(r'<p id="seen">(.*?)</p>', dom, re.S)[1]))
+
+
 LOOKS = [(width, mode) for width in (1400, 390) for mode in ("light", "dark")]
 
 
@@ -135,11 +141,15 @@ LOOKS = [(width, mode) for width in (1400, 390) for mode in ("light", "dark")]
 @pytest.mark.parametrize("page", ["book/index", "notebooks/04_feature_engineering", "book/aws_per_stage"])
 def test_a_page_fits_the_screen_with_one_search_field(site, browser, page: str, width: int, mode: str) -> None:
     address = f"{site}/__look__?page={page}.html&width={width}&mode={mode}"
-    dom = browser(address, "--virtual-time-budget=10000", "--window-size=1500,1000", "--dump-dom")
-    seen = json.loads(unescape(re.search(r'<p id="seen">(.*?)</p>', dom, re.S)[1]))
+    seen = look(browser, address)
     assert seen["theme"] == mode
     assert seen["overflow"] <= 0, "the page is wider than the screen"
     assert seen["fields"] == (1 if width > 1000 else 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_of_results_fits_a_wide_page(site, browser, name: str) -> None:
+    assert look(browser, f"{site}/__look__?page=notebooks/{name}.html&width=1400&mode=light")["wide"] == []
 
 
 def test_a_screenshot_shows_more_than_a_blank_page(pages, browser, tmp_path) -> None:
