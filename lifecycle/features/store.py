@@ -55,7 +55,6 @@ def _quiet() -> Iterator[None]:
     """Keep Feast's colored progress off the standard output, and warnings that are not about our use of it."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
         yield
 
 
@@ -66,6 +65,8 @@ def import_feast() -> ModuleType:
     after an error was shown in a notebook, because IPython's traceback leaves syntax trees hanging on the nodes
     that all trees share, and typeguard copies them. The checks are of Feast's own arguments; its settings are
     still validated by pydantic.
+
+    Nor does it keep the filters by which Feast shows everybody the deprecation warnings of all libraries.
     """
     if "feast" not in sys.modules:
         import typeguard
@@ -73,7 +74,8 @@ def import_feast() -> ModuleType:
         instrument = typeguard.typechecked
         typeguard.typechecked = lambda target=None, **_: target or (lambda decorated: decorated)
         try:
-            return importlib.import_module("feast")
+            with warnings.catch_warnings():
+                return importlib.import_module("feast")
         finally:
             typeguard.typechecked = instrument
     return sys.modules["feast"]

@@ -209,12 +209,14 @@ def test_the_same_definitions_name_a_table_of_athena_or_files_of_a_cluster(folde
             assert type(other.batch_source) is type(make("x"))
 
 
-def test_feast_is_imported_without_typeguards_checks_and_typeguard_stays_as_it_was():
+def test_feast_is_imported_without_typeguards_checks_and_leaves_typeguard_and_warnings_as_they_were():
     script = (
-        "import typeguard; whole = typeguard.typechecked\n"
+        "import typeguard, warnings\n"
         "from lifecycle.features.store import import_feast\n"
+        "whole, filters = typeguard.typechecked, list(warnings.filters)\n"
         "feast = import_feast()\n"
         "assert typeguard.typechecked is whole and import_feast() is feast\n"
+        "assert warnings.filters == filters\n"
         "print('check_argument_types' in feast.FeatureView.__init__.__code__.co_names)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
