@@ -223,8 +223,7 @@ def _judge_quality(settings: Any, bank: Bank, clean: pd.DataFrame, captured: pd.
     files.write_json(statistics, out / "baseline" / "quality" / "statistics.json")
     files.write_json(constraints, out / "baseline" / "quality" / "constraints.json")
     for start, week in weeks(captured, bank.days, bank.days[-1] + DAY).items():
-        report = quality.assess_quality(week, constraints)
-        quality.write_report(*report, out / "quality" / f"{start:%Y-%m-%d}")
+        quality.write_report(*quality.assess_quality(week, constraints), out / "quality" / f"{start:%Y-%m-%d}")
 
 
 def _report(

@@ -154,19 +154,20 @@ def test_the_command_judges_a_capture_by_its_ground_truth(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("broken", "content", "named", "sentence"),
+    ("broken", "labeled", "sentence"),
     [
-        ("none", {}, 901, "No captured payment has a label yet"),
-        ("constraints.json", {"version": 0.0}, 1, "has no list of features"),
-        ("quality/constraints.json", {"version": 0.0}, 1, "lack the part 'binary_classification_constraints'"),
+        (None, 901, "No captured payment has a label yet"),
+        ("constraints.json", 1, "has no list of features"),
+        ("quality/constraints.json", 1, "lack the part 'binary_classification_constraints'"),
     ],
 )
-def test_whatever_is_wrong_is_a_sentence_and_nothing_is_written(tmp_path, broken, content, named, sentence):
+def test_whatever_is_wrong_is_a_sentence_and_nothing_is_written(tmp_path, broken, labeled, sentence):
     baseline = tmp_path / "baseline"
     monitoring.write_baseline(pd.DataFrame({"amount": [5.0] * 10}), baseline)
     files.write_json({"binary_classification_constraints": {}}, baseline / "quality" / "constraints.json")
-    files.write_json(content, baseline / broken)
-    quality.write_ground_truth(labels(ids=(named, named + 1, named + 2)), tmp_path / "truth")
+    if broken:
+        files.write_json({"version": 0.0}, baseline / broken)
+    quality.write_ground_truth(labels(ids=(labeled, labeled + 1, labeled + 2)), tmp_path / "truth")
     _capture(tmp_path / "captured", judged(rows=50))
     with pytest.raises(LifecycleError, match=sentence):
         monitoring.monitor(baseline, tmp_path / "captured", tmp_path / "out", tmp_path / "truth")
