@@ -290,7 +290,7 @@ def _copy_without(columns: Sequence[str], source: Path, target: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(source) as file:
+    with files.open_parquet(source) as file:
         kept = [name for name in file.schema_arrow.names if name not in columns]
         schema = pa.schema([file.schema_arrow.field(name) for name in kept])
         with pq.ParquetWriter(target, schema) as writer:

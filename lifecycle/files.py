@@ -9,9 +9,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifecycle.errors import LifecycleError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 
 @contextmanager
@@ -95,6 +98,16 @@ def write_parquet(frame: Any, path: Path | str) -> None:
     table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def open_parquet(path: Path | str) -> pq.ParquetFile:
+    """Open a Parquet file that is read in parts; a context that closes it.
+
+    pyarrow would fetch ahead and hold what it has fetched until the end, so that memory grew with the file.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, pre_buffer=False)
 
 
 def sha256(path: Path | str) -> str:

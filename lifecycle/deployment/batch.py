@@ -207,7 +207,7 @@ class _Job:
             names = ", ".join(map(quoted, parts))
             query = f"SELECT {', '.join(OUTPUT)} FROM read_parquet([{names}]) ORDER BY {ROW}"
             db.execute(f"COPY ({query}) TO {quoted(ordered)} (FORMAT parquet, ROW_GROUP_SIZE {intake.ROW_GROUP})")
-        yield from _regrouped(stack.enter_context(pq.ParquetFile(ordered)).iter_batches(self._rows), self._rows)
+        yield from _regrouped(stack.enter_context(files.open_parquet(ordered)).iter_batches(self._rows), self._rows)
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -250,7 +250,7 @@ def read_events(payments: Path, folder: Path, start: int, stop: int) -> pd.DataF
 
 def _read_slice(path: Path, start: int, stop: int) -> pd.DataFrame:
     """Read the rows from `start` to before `stop` of a Parquet file, and only the row groups that hold them."""
-    with pq.ParquetFile(path) as file:
+    with files.open_parquet(path) as file:
         ends = np.cumsum([file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)])
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
         before = int(ends[first - 1]) if first else 0

@@ -81,7 +81,7 @@ def read_batches(path: Path, record_format: RecordFormat, rows: int) -> Iterator
 
 
 def _parquet_frames(path: Path, wanted: list[str], rows: int) -> Iterator[pd.DataFrame]:
-    with pq.ParquetFile(path) as file:
+    with files.open_parquet(path) as file:
         kept = [name for name in file.schema_arrow.names if name in wanted]
         yield file.schema_arrow.empty_table().select(kept).to_pandas(ignore_metadata=True)
         for batch in file.iter_batches(rows, columns=kept):

@@ -93,7 +93,7 @@ def build(settings: Any, inputs: Mapping[str, Path], out: Path) -> None:
 
 def _absent(source: Path) -> list[str]:
     """Return the entities that the payments came without; one row tells, since an id is never empty."""
-    with pq.ParquetFile(source / "transactions.parquet") as file:
+    with files.open_parquet(source / "transactions.parquet") as file:
         first = next(file.iter_batches(1, columns=["customer_id", "terminal_id"])).to_pandas()
     return contracts.absent_entities(first)
 

@@ -63,7 +63,7 @@ def write_batches(tables: Iterable[pa.Table], path: Path) -> None:
 @contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        file = pq.ParquetFile(path)
+        file = files.open_parquet(path)
     except FileNotFoundError:
         raise LifecycleError(f"File not found: {path}; run the collection stage, or check the path.") from None
     except pa.ArrowInvalid as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from model_data import SETTINGS, knobs, write_inputs, write_models
 
@@ -315,3 +317,13 @@ def test_memory_does_not_grow_with_the_file(files_of_two_sizes) -> None:
     """Without a sample the larger file takes 58 MB more, with one 12."""
     small, large = (peak(folder, 20_000) for folder in files_of_two_sizes)
     assert large - small < 30, f"{small:.0f} MB for 120,000 payments, {large:.0f} MB for 480,000"
+
+
+def test_a_file_that_is_read_in_parts_is_not_held(tmp_path) -> None:
+    values = np.random.default_rng(0).random(400_000)  # 3.2 MB that no compression makes smaller
+    pq.write_table(pa.table({"amount": values}), tmp_path / "a.parquet", row_group_size=20_000)
+    before, held = pa.total_allocated_bytes(), []
+    with files.open_parquet(tmp_path / "a.parquet") as file:
+        for batch in file.iter_batches(20_000):
+            held.append(pa.total_allocated_bytes() - before - batch.nbytes)
+    assert len(held) == 20 and max(held) < 1_000_000, "the parts that were read before are still in memory"
