@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def show_sentences(table: pd.DataFrame) -> Styler:
     return table.style.hide(axis="index").format(floats).set_table_attributes('class="dataframe sentences"')
 
 
-def show_numbers(table: pd.DataFrame, forms: Mapping[str, str] | None = None, digits: int = 3) -> Styler:
+def show_numbers(table: pd.DataFrame, forms: Mapping[Any, str] | None = None, digits: int = 3) -> Styler:
     """Return a table of numbers for a page: thousands are separated, decimals are cut to a few.
 
     Parameters
