@@ -8,7 +8,7 @@ result is the same on any number of threads, on any engine, and in the service's
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +196,7 @@ def daily_sums(
     )
     located = reports.inner_join(payments.select("transaction_id", key), "transaction_id")
     known = located.group_by([key, "snapshot"]).agg(frauds=located.count().cast(COUNT))
-    dense = entities.select(key).cross_join(days.select("snapshot"))
+    dense = entities.cross_join(days)
     dense = dense.left_join(tiles, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.left_join(known, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
     dense = dense.mutate(**{column: dense[column].fill_null(0) for column in ("n", "total", "frauds")})
@@ -210,10 +210,8 @@ def daily_sums(
             values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
     month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
     values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
-    # What is known of an entity or a midnight comes after the windows, which would carry it through their sort.
-    rolled = dense.select(key, "snapshot", **values).inner_join(days, "snapshot").inner_join(entities, key)
     kept = [column for column in entities.columns if column != key]
-    return rolled.select(key, "event_timestamp", *kept, *values, **{f"{name}_snapshot": rolled["snapshot"]})
+    return dense.select(key, "event_timestamp", *kept, **values, **{f"{name}_snapshot": dense["snapshot"]})
 
 
 def daily_features(sums: ibis.Table) -> ibis.Table:
@@ -236,7 +234,9 @@ def daily_features(sums: ibis.Table) -> ibis.Table:
     return sums.select(*kept, **{feature: values[feature] for feature in features})
 
 
-def recent_sums(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
+def recent_sums(
+    payments: ibis.Table, terminals: ibis.Table, over: Collection[str] = ("customer_id", "terminal_id")
+) -> ibis.Table:
     """Return the recent activity before each payment as integers, one row a payment.
 
     A window of an hour is ``[t - 1 h, t)`` in whole microseconds: payments at the same instant do not
@@ -250,6 +250,8 @@ def recent_sums(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
         A table with the columns of `payment_columns`.
     terminals
         The ids of terminals and, if known, where they are (`entity_table`).
+    over
+        The id columns whose windows are wanted: those of a customer include those of a pair.
 
     Returns
     -------
@@ -258,29 +260,33 @@ def recent_sums(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:
     """
     import ibis
 
-    seen = _with_moves(_with_counts(payments), terminals)
-    customer = "customer_id"
-    earlier, before = (
-        ibis.range_window(group_by=customer, order_by="micros", preceding=(length, 1)) for length in (HOUR, None)
-    )
+    counts = {}
+    if "terminal_id" in over:
+        counts["terminal_count_1h"] = _before(payments.count(), HOUR, "terminal_id").cast(COUNT)
+    if "customer_id" not in over:
+        return payments.select("transaction_id", "micros", **counts)
+    customer, pair = "customer_id", ("customer_id", "terminal_id")
+    counts["pair_count_7d"] = _before(payments.count(), 7 * DAY, *pair).cast(COUNT)
+    counts["pair_count_30d"] = _before(payments.count(), MEMORY, *pair).cast(COUNT)
+    # The counts come before the moves and the windows over the customer, so that fewer columns are sorted three times.
+    seen = _with_moves(payments.mutate(**counts), terminals)
+    before = ibis.range_window(group_by=customer, order_by="micros", preceding=(None, 1))
     is_new = (seen["pair_count_30d"] == 0).cast("int64")
     return seen.select(
         "transaction_id",
         "micros",
-        "pair_count_7d",
-        "pair_count_30d",
-        "terminal_count_1h",
+        *counts,
         "moved",
         "lasted",
         customer_count_10m=_before(seen.count(), 10 * MINUTE, customer).cast(COUNT),
         customer_count_1h=_before(seen.count(), HOUR, customer).cast(COUNT),
         customer_count_24h=_before(seen.count(), DAY, customer).cast(COUNT),
-        customer_amount_1h=_before(seen["units"].sum(), HOUR, customer).cast("int64"),
-        customer_amount_24h=_before(seen["units"].sum(), DAY, customer).cast("int64"),
-        customer_amount_max_1h=seen["units"].max().over(earlier).fill_null(0),
-        customer_new_places_24h=_before(is_new.sum(), DAY, customer).cast(COUNT),
+        customer_amount_1h=_before(seen["units"].sum(), HOUR, customer).fill_null(0).cast("int64"),
+        customer_amount_24h=_before(seen["units"].sum(), DAY, customer).fill_null(0).cast("int64"),
+        customer_amount_max_1h=_before(seen["units"].max(), HOUR, customer).fill_null(0),
+        customer_new_places_24h=_before(is_new.sum(), DAY, customer).fill_null(0).cast(COUNT),
         customer_since_last=seen["micros"] - seen["micros"].last().over(before),
-        customer_moved_24h=(seen["moved"] + _before(seen["moved"].sum(), DAY, customer)).cast("int64"),
+        customer_moved_24h=(seen["moved"] + _before(seen["moved"].sum(), DAY, customer).fill_null(0)).cast("int64"),
     )
 
 
@@ -289,43 +295,23 @@ def recent_features(sums: ibis.Table) -> ibis.Table:
     import ibis
 
     real = {name: sums[name].cast("float64") for name in sums.columns[2:]}
-    gap = ibis.least(real["customer_since_last"], float(MEMORY)) / float(SECOND)
     money = ("customer_amount_1h", "customer_amount_24h", "customer_amount_max_1h")
-    values = real | {name: real[name] / float(UNITS) for name in money}
-    values |= {
-        "customer_seconds_since_last": gap.fill_null(LONGEST_GAP),
-        "customer_speed_kmh": real["moved"] * KMH / real["lasted"],
-        "customer_km_24h": real["customer_moved_24h"] / 1000.0,
-    }
-    return sums.select("transaction_id", "micros", **{name: values[name] for name in RECENT})
+    values = real | {name: real[name] / float(UNITS) for name in money if name in real}
+    if "customer_since_last" in real:
+        gap = ibis.least(real["customer_since_last"], float(MEMORY)) / float(SECOND)
+        values |= {
+            "customer_seconds_since_last": gap.fill_null(LONGEST_GAP),
+            "customer_speed_kmh": real["moved"] * KMH / real["lasted"],
+            "customer_km_24h": real["customer_moved_24h"] / 1000.0,
+        }
+    return sums.select("transaction_id", "micros", **{name: values[name] for name in RECENT if name in values})
 
 
 def _before(value: ibis.Value, length: int, *keys: str) -> ibis.Value:
-    """Return a sum or a count over ``[t - length, t)``: that up to and with the instant `t`, less that at `t` itself.
-
-    A database knows where the rows of one instant end, but has to search for the last row before them.
-    Integers, so that the difference is exact.
-    """
+    """Return an aggregate over ``[t - length, t)``; null, unless it is a count, where no payment is in it."""
     import ibis
 
-    with_now, now = (
-        ibis.range_window(group_by=list(keys), order_by="micros", preceding=preceding, following=0)
-        for preceding in (length, 0)
-    )
-    return value.over(with_now) - value.over(now)
-
-
-def _with_counts(payments: ibis.Table) -> ibis.Table:
-    """Add how many payments came before at the terminal and of the pair.
-
-    These come before the moves and the windows over the customer, so that fewer columns are sorted three times.
-    """
-    pair = ("customer_id", "terminal_id")
-    return payments.mutate(
-        terminal_count_1h=_before(payments.count(), HOUR, "terminal_id").cast(COUNT),
-        pair_count_7d=_before(payments.count(), 7 * DAY, *pair).cast(COUNT),
-        pair_count_30d=_before(payments.count(), MEMORY, *pair).cast(COUNT),
-    )
+    return value.over(ibis.range_window(group_by=list(keys), order_by="micros", preceding=(length, 1)))
 
 
 def _with_moves(payments: ibis.Table, terminals: ibis.Table) -> ibis.Table:

@@ -1,0 +1,280 @@
+"""Counts, sums, largest and last values over the frames of sorted integers, with NumPy.
+
+The rows are sorted by partition and time once, each end of a frame is looked up once, and a sum over a
+frame is the difference of two running sums: no function searches again for what another has found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+BLOCK = 65_536
+"""Rows that are computed at once, in whole partitions: few enough to stay in a processor's cache."""
+
+_DIGIT = 16
+"""Bits that one pass of the sort takes: NumPy sorts integers of 16 bits without comparing them."""
+
+_SPAN = 2**62
+"""A number of partitions times their span of time stays below this, so that both fit one integer."""
+
+
+class Frame(NamedTuple):
+    """The rows of a window, as distances from the current row; None is as far as the partition goes.
+
+    Both ends count: ``Frame("range", -3_600, -1)`` are the values of the order column from ``t - 3600``
+    to ``t - 1``, ``Frame("rows", -6, 0)`` the current row and the six before it.
+    """
+
+    how: str
+    start: int | None
+    end: int | None
+
+
+class Request(NamedTuple):
+    """A function over a frame: ``"count"`` of its rows, or ``"sum"``, ``"max"`` or ``"last"`` of `values`.
+
+    `values` are int64, shape (n_rows,); `valid` are booleans, or None where no value is missing. A missing
+    value adds nothing to a sum and is never the largest; where it is the last, so is the result.
+    """
+
+    function: str
+    frame: Frame
+    values: np.ndarray | None = None
+    valid: np.ndarray | None = None
+
+
+class Partitions:
+    """Rows in the order of their partition and time.
+
+    Parameters
+    ----------
+    keys
+        Columns of integers or strings; rows that are equal in all of them are one partition.
+    times
+        What the frames are measured on, int64, shape (n_rows,).
+
+    Examples
+    --------
+    >>> rows = Partitions([pa.chunked_array([["a", "b", "a"]])], np.array([10, 11, 15]))
+    >>> [(count, _)] = rows.compute([Request("count", Frame("range", -5, -1))])
+    >>> count.tolist()
+    [0, 0, 1]
+    """
+
+    def __init__(self, keys: list[pa.ChunkedArray], times: np.ndarray) -> None:
+        codes = _codes(keys)
+        self._size, self._threads = len(times), os.cpu_count() or 1
+        # Each thread sorts and computes a share of the partitions.
+        share = codes * self._threads // (int(codes.max(initial=0)) + 1)
+
+        def sort(number: int) -> _Share:
+            return _Share(np.flatnonzero(share == number), codes, times)
+
+        with ThreadPoolExecutor(self._threads) as threads:
+            self._shares = list(threads.map(sort, range(self._threads)))
+
+    def compute(self, requests: list[Request]) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return the values of each request in the order of the rows, int64, and which of them are missing, if any.
+
+        A count is never missing. Running sums may wrap around at 64 bits; their difference is exact
+        wherever the sum of a frame fits.
+        """
+        results = [np.empty(self._size, "int64") for _ in requests]
+        missing = [None if request.values is None else np.zeros(self._size, bool) for request in requests]
+        with ThreadPoolExecutor(self._threads) as threads:
+            list(threads.map(lambda share: share.fill(requests, results, missing), self._shares))
+        found = (none if none is not None and none.any() else None for none in missing)
+        return list(zip(results, found, strict=True))
+
+
+class _Share:
+    """Some of the partitions: the sorted times, where each partition begins, and how the rows lay before."""
+
+    def __init__(self, rows: np.ndarray, codes: np.ndarray, times: np.ndarray) -> None:
+        codes, times = codes[rows], times[rows]
+        order = ordering([codes, times])
+        self._rows, self._sorted_rows, self._times = rows, rows[order], times[order]
+        self._first = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        self._back = np.empty_like(order)
+        self._back[order] = np.arange(len(order))
+
+    def fill(self, requests: list[Request], results: list[np.ndarray], missing: list[np.ndarray | None]) -> None:
+        """Write the share's values of each request to the rows that they belong to."""
+        own = [np.empty(len(self._rows), "int64") for _ in requests]
+        none = [None if mask is None else np.zeros(len(self._rows), bool) for mask in missing]
+        for since, until, first in self._blocks():
+            frames = _Frames(self._times[since:until], first)
+            columns: dict[int, _Column] = {}
+            for number, request in enumerate(requests):
+                low, high = frames.ends(request.frame)
+                if request.values is None:
+                    own[number][since:until] = high - low
+                    continue
+                if id(request.values) not in columns:
+                    rows = self._sorted_rows[since:until]
+                    valid = None if request.valid is None else request.valid[rows]
+                    columns[id(request.values)] = _Column(np.take(request.values, rows, mode="clip"), valid)
+                function = getattr(columns[id(request.values)], request.function)
+                own[number][since:until], none[number][since:until] = function(low, high)
+        for ours, whole in zip(own + none, results + missing, strict=True):
+            if ours is not None and (whole.dtype != bool or ours.any()):
+                # To gather and then write in ascending order is half the price of writing to anywhere.
+                whole[self._rows] = np.take(ours, self._back, mode="clip")
+
+    def _blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the first row, the row after the last and the beginnings of the partitions of each block."""
+        if not len(self._times):
+            return
+        most = max(_SPAN // _span(self._times), 1)
+        ends = np.append(self._first[1:], len(self._times))
+        at = 0
+        while at < len(ends):
+            since = self._first[at]
+            until = min(max(int(np.searchsorted(ends, since + BLOCK)), at + 1), at + most)
+            yield int(since), int(ends[until - 1]), self._first[at:until] - since
+            at = until
+
+
+class _Frames:
+    """The frames of a block of partitions: where they begin and end, each distance looked up once."""
+
+    def __init__(self, times: np.ndarray, first: np.ndarray) -> None:
+        self._size = len(times)
+        lengths = np.diff(first, append=self._size)
+        self._begin = np.repeat(first, lengths)
+        self._end = self._begin + np.repeat(lengths, lengths)
+        # Every partition has a stretch of integers of its own; its times leave one free at either end.
+        self._span = _span(times)
+        self._floor = np.repeat(np.arange(len(first)) * self._span, lengths)
+        self._moments = self._floor + (times - (times.min() - 1))
+        self._at: dict[tuple[str, int], np.ndarray] = {}
+        self._ends: dict[Frame, tuple[np.ndarray, np.ndarray]] = {}
+
+    def ends(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first row of each frame and the row after its last."""
+        if frame not in self._ends:
+            low = self._begin if frame.start is None else self._from(frame.how, frame.start)
+            high = self._end if frame.end is None else self._from(frame.how, frame.end + 1)
+            self._ends[frame] = low, np.maximum(low, high)
+        return self._ends[frame]
+
+    def _from(self, how: str, distance: int) -> np.ndarray:
+        if (how, distance) not in self._at:
+            self._at[how, distance] = self._search(distance) if how == "range" else self._step(distance)
+        return self._at[how, distance]
+
+    def _step(self, distance: int) -> np.ndarray:
+        """Return the row that is a number of rows further, or the end of the partition on the way."""
+        distance = max(min(distance, self._size), -self._size)
+        return np.clip(np.arange(distance, distance + self._size), self._begin, self._end)
+
+    def _search(self, distance: int) -> np.ndarray:
+        """Return the first row of the partition whose time is at least that of the row plus a distance."""
+        if distance in (0, 1):
+            # The rows of one instant are a run: its first row, or that of the next run.
+            changes = np.flatnonzero(np.diff(self._moments, prepend=-1))
+            run = np.repeat(np.arange(len(changes)), np.diff(changes, append=self._size))
+            return np.append(changes, self._size)[run + distance]
+        wanted = self._moments + max(min(distance, self._span), -self._span)
+        np.clip(wanted, self._floor, self._floor + (self._span - 1), out=wanted)
+        return np.searchsorted(self._moments, wanted)
+
+
+class _Column:
+    """The values of a block, and what its functions have in common."""
+
+    def __init__(self, values: np.ndarray, valid: np.ndarray | None) -> None:
+        self._values, self._valid = values, valid
+        self._sums = self._present = None
+
+    def sum(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._sums is None:
+            self._sums = _running(self._values if self._valid is None else np.where(self._valid, self._values, 0))
+        return self._sums[high] - self._sums[low], self._none(low, high)
+
+    def last(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        none = low == high
+        return self._values[high - 1], none if self._valid is None else none | ~self._valid[high - 1]
+
+    def max(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the larger of two overlapping stretches, whose length is a power of two, at the ends of each frame."""
+        values = self._values
+        if self._valid is not None:
+            values = np.where(self._valid, values, np.iinfo("int64").min)
+        result, lengths, length = np.zeros(len(low), "int64"), high - low, 1
+        longest = int(lengths.max())
+        while length <= longest:
+            own = np.flatnonzero((lengths >= length) & (lengths < 2 * length))
+            result[own] = np.maximum(values[low[own]], values[high[own] - length])
+            values = np.maximum(values[:-length], values[length:])
+            length *= 2
+        return result, self._none(low, high)
+
+    def _none(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Return which frames hold no value."""
+        if self._valid is None:
+            return low == high
+        if self._present is None:
+            self._present = _running(self._valid)
+        return self._present[low] == self._present[high]
+
+
+def _span(times: np.ndarray) -> int:
+    return int(times.max()) - int(times.min()) + 3
+
+
+def _running(values: np.ndarray) -> np.ndarray:
+    """Return the sum of all values before each row, and of all."""
+    sums = np.zeros(len(values) + 1, "int64")
+    np.cumsum(values, out=sums[1:])
+    return sums
+
+
+def _codes(keys: list[pa.ChunkedArray]) -> np.ndarray:
+    """Return a number from 0 to 2**31 - 1 for each row, the same for rows that are equal in all keys."""
+    codes = np.zeros(len(keys[0]), "int64")
+    for key in keys:
+        own = _dense(key.to_numpy() if pa.types.is_integer(key.type) and not key.null_count else key)
+        codes = _dense(codes * (int(own.max(initial=0)) + 1) + own)
+    return codes
+
+
+def _dense(values: np.ndarray | pa.ChunkedArray) -> np.ndarray:
+    """Return numbers below 2**31 that are equal where the values are."""
+    if isinstance(values, np.ndarray):
+        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        if high - low < 2**31:
+            return values.astype("int64") - low
+        values = pa.chunked_array([values])
+    return values.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy().astype("int64")
+
+
+def ordering(keys: list[np.ndarray]) -> np.ndarray:
+    """Return the order of rows by several columns of integers, the first of them first.
+
+    Examples
+    --------
+    >>> ordering([np.array([2, 1, 2]), np.array([5, 7, 3])]).tolist()
+    [1, 2, 0]
+    """
+    order = np.arange(len(keys[0]))
+    for values in reversed(keys):
+        ordered = values[order]
+        if (ordered[1:] >= ordered[:-1]).all():
+            continue
+        since = int(values.min())
+        bits = (int(values.max()) - since).bit_length()
+        if bits > 2 * _DIGIT:
+            # Such as microseconds: this sort is quick where the rows are nearly in order, as payments are.
+            order = order[np.argsort(ordered, kind="stable")]
+            continue
+        for shift in range(0, bits, _DIGIT):
+            digit = ((values[order] - since) >> shift & (2**_DIGIT - 1)).astype("uint16")
+            order = order[np.argsort(digit, kind="stable")]
+    return order
