@@ -71,13 +71,13 @@ class Partitions:
         codes = _codes(keys)
         self._size, self._threads = len(times), os.cpu_count() or 1
         # Each thread sorts and computes a share of the partitions.
-        share = codes * self._threads // (int(codes.max(initial=0)) + 1)
+        ends = np.arange(self._threads + 1) * (int(codes.max(initial=0)) + 1) // self._threads
 
-        def sort(number: int) -> _Share:
-            return _Share(np.flatnonzero(share == number), codes, times)
+        def sort(low: int, high: int) -> _Share:
+            return _Share(np.flatnonzero((codes >= low) & (codes < high)), codes, times)
 
         with ThreadPoolExecutor(self._threads) as threads:
-            self._shares = list(threads.map(sort, range(self._threads)))
+            self._shares = list(threads.map(sort, ends[:-1], ends[1:]))
 
     def compute(self, requests: list[Request]) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Return the values of each request in the order of the rows, int64, and which of them are missing, if any.
@@ -237,22 +237,22 @@ def _running(values: np.ndarray) -> np.ndarray:
 
 
 def _codes(keys: list[pa.ChunkedArray]) -> np.ndarray:
-    """Return a number from 0 to 2**31 - 1 for each row, the same for rows that are equal in all keys."""
-    codes = np.zeros(len(keys[0]), "int64")
-    for key in keys:
-        own = _dense(key.to_numpy() if pa.types.is_integer(key.type) and not key.null_count else key)
-        codes = _dense(codes * (int(own.max(initial=0)) + 1) + own)
+    """Return a number of 0 and above for each row, int32, the same for rows that are equal in all keys."""
+    codes = _dense(keys[0])
+    for key in keys[1:]:
+        own = _dense(key)
+        codes = _dense(pa.chunked_array([codes.astype("int64") * (int(own.max(initial=0)) + 1) + own]))
     return codes
 
 
-def _dense(values: np.ndarray | pa.ChunkedArray) -> np.ndarray:
-    """Return numbers below 2**31 that are equal where the values are."""
-    if isinstance(values, np.ndarray):
-        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+def _dense(values: pa.ChunkedArray) -> np.ndarray:
+    """Return numbers of 0 and above, int32, that are equal where the values are."""
+    if pa.types.is_integer(values.type) and not values.null_count:
+        numbers = values.to_numpy()
+        low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
         if high - low < 2**31:
-            return values.astype("int64") - low
-        values = pa.chunked_array([values])
-    return values.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy().astype("int64")
+            return np.subtract(numbers, low, dtype="int64").astype("int32")
+    return values.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
 
 
 def ordering(keys: list[np.ndarray]) -> np.ndarray:

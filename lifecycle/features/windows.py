@@ -85,8 +85,17 @@ LONGEST_GAP = MEMORY / SECOND
 COUNT = "int32"
 """The type of a count until it becomes a feature: what is sorted is half as wide as float64."""
 
-SUMMED = (("n", "count", COUNT), ("total", "amount_sum", "int64"), ("frauds", "fraud", COUNT))
-"""What is summed over days: the column of a day, the ending of the feature's name, the type of the sum."""
+SUMMED = {"count": ("n", COUNT), "amount_sum": ("total", "int64"), "fraud": ("frauds", COUNT)}
+"""What is summed over days: the column of a day, and the type of the sum."""
+
+MADE_OF = {
+    "count": ("count",),
+    "amount_mean": ("amount_sum", "count"),
+    "amount_max": ("amount_max",),
+    "fraud": ("fraud",),
+    "fraud_ratio": ("fraud", "count"),
+}
+"""The integers over the same days that a daily feature is made of."""
 
 
 def to_micros(times: pd.Series) -> np.ndarray:
@@ -202,14 +211,14 @@ def daily_sums(
     dense = dense.mutate(**{column: dense[column].fill_null(0) for column in ("n", "total", "frauds")})
     name = key.removesuffix("_id")
     values: dict[str, ibis.Value] = {}
-    for length in DAYS:
+    for summed, (part, length) in _daily_parts(name).items():
         # There is a row for every midnight, so a number of days is a number of rows, which needs no search.
         window = ibis.window(group_by=key, order_by="snapshot", preceding=length - 1, following=0)
-        for column, ending, kind in SUMMED:
-            summed = dense[column] if length == 1 else dense[column].sum().over(window)
-            values[f"{name}_{ending}_{length}d"] = summed.cast(kind)
-    month = ibis.window(group_by=key, order_by="snapshot", preceding=29, following=0)
-    values[f"{name}_amount_max_30d"] = dense["largest"].max().over(month)
+        if part == "amount_max":
+            values[summed] = dense["largest"].max().over(window)
+        else:
+            column, kind = SUMMED[part]
+            values[summed] = (dense[column] if length == 1 else dense[column].sum().over(window)).cast(kind)
     kept = [column for column in entities.columns if column != key]
     return dense.select(key, "event_timestamp", *kept, **values, **{f"{name}_snapshot": dense["snapshot"]})
 
@@ -220,18 +229,36 @@ def daily_features(sums: ibis.Table) -> ibis.Table:
 
     name = sums.columns[0].removesuffix("_id")
     values: dict[str, ibis.Value] = {}
-    for length in DAYS:
-        count = sums[f"{name}_count_{length}d"].cast("float64")
-        frauds = sums[f"{name}_fraud_{length}d"].cast("float64")
-        total = sums[f"{name}_amount_sum_{length}d"].cast("float64")
-        values[f"{name}_count_{length}d"] = count
-        values[f"{name}_amount_mean_{length}d"] = total / count.nullif(0.0) / float(UNITS)
-        values[f"{name}_fraud_{length}d"] = frauds
-        values[f"{name}_fraud_ratio_{length}d"] = frauds / ibis.greatest(count, 1.0)
-    values[f"{name}_amount_max_30d"] = sums[f"{name}_amount_max_30d"].cast("float64") / float(UNITS)
-    features = CUSTOMER_DAILY if name == "customer" else TERMINAL_DAILY
-    kept = [column for column in sums.columns if column not in values and "_amount_sum_" not in column]
-    return sums.select(*kept, **{feature: values[feature] for feature in features})
+    for feature in _daily_names(name):
+        what, length = _what_and_days(feature)
+        parts = [sums[f"{name}_{part}_{length}d"].cast("float64") for part in MADE_OF[what]]
+        if what == "amount_mean":
+            values[feature] = parts[0] / parts[1].nullif(0.0) / float(UNITS)
+        elif what == "amount_max":
+            values[feature] = parts[0] / float(UNITS)
+        elif what == "fraud_ratio":
+            values[feature] = parts[0] / ibis.greatest(parts[1], 1.0)
+        else:
+            values[feature] = parts[0]
+    kept = [column for column in sums.columns if column not in _daily_parts(name)]
+    return sums.select(*kept, **values)
+
+
+def _daily_names(name: str) -> tuple[str, ...]:
+    """Return the daily features of a ``"customer"`` or a ``"terminal"``."""
+    return CUSTOMER_DAILY if name == "customer" else TERMINAL_DAILY
+
+
+def _daily_parts(name: str) -> dict[str, tuple[str, int]]:
+    """Return the integers that an entity's daily features are made of: their names, what they are, their days."""
+    features = map(_what_and_days, _daily_names(name))
+    return {f"{name}_{part}_{days}d": (part, days) for what, days in features for part in MADE_OF[what]}
+
+
+def _what_and_days(feature: str) -> tuple[str, int]:
+    """Take a name such as ``customer_amount_mean_7d`` apart: ``("amount_mean", 7)``."""
+    what, length = feature.split("_", 1)[1].rsplit("_", 1)
+    return what, int(length.removesuffix("d"))
 
 
 def recent_sums(
