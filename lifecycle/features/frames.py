@@ -251,7 +251,7 @@ def _dense(values: pa.ChunkedArray) -> np.ndarray:
         numbers = values.to_numpy()
         low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
         if high - low < 2**31:
-            return np.subtract(numbers, low, dtype="int64").astype("int32")
+            return np.subtract(numbers, low, out=np.empty(len(numbers), "int32"), dtype="int64", casting="unsafe")
     return values.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
 
 
@@ -263,18 +263,18 @@ def ordering(keys: list[np.ndarray]) -> np.ndarray:
     >>> ordering([np.array([2, 1, 2]), np.array([5, 7, 3])]).tolist()
     [1, 2, 0]
     """
-    order = np.arange(len(keys[0]))
+    order = None
     for values in reversed(keys):
-        ordered = values[order]
+        ordered = values if order is None else values[order]
         if (ordered[1:] >= ordered[:-1]).all():
             continue
-        since = int(values.min())
-        bits = (int(values.max()) - since).bit_length()
-        if bits > 2 * _DIGIT:
-            # Such as microseconds: this sort is quick where the rows are nearly in order, as payments are.
-            order = order[np.argsort(ordered, kind="stable")]
-            continue
-        for shift in range(0, bits, _DIGIT):
-            digit = ((values[order] - since) >> shift & (2**_DIGIT - 1)).astype("uint16")
-            order = order[np.argsort(digit, kind="stable")]
-    return order
+        since = int(ordered.min())
+        bits = (int(ordered.max()) - since).bit_length()
+        # Microseconds take too many passes; to compare them is quick where rows are nearly in order, as payments are.
+        shifts = range(0, bits, _DIGIT) if bits <= 2 * _DIGIT else [None]
+        for shift in shifts:
+            digit = ordered if shift is None else ((ordered - since) >> shift & (2**_DIGIT - 1)).astype("uint16")
+            step = np.argsort(digit, kind="stable")
+            order = step if order is None else order[step]
+            ordered = ordered[step]
+    return np.arange(len(keys[0])) if order is None else order
