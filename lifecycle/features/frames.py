@@ -98,7 +98,7 @@ class _Share:
 
     def __init__(self, rows: np.ndarray, codes: np.ndarray, times: np.ndarray) -> None:
         codes, times = codes[rows], times[rows]
-        order = ordering([codes, times])
+        order = _ordering([codes, times])
         self._rows, self._sorted_rows, self._times = rows, rows[order], times[order]
         self._first = np.flatnonzero(np.diff(codes[order], prepend=-1))
         self._back = np.empty_like(order)
@@ -249,20 +249,14 @@ def _dense(values: pa.ChunkedArray) -> np.ndarray:
     """Return numbers of 0 and above, int32, that are equal where the values are."""
     if pa.types.is_integer(values.type) and not values.null_count:
         numbers = values.to_numpy()
-        low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+        low, high = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
         if high - low < 2**31:
             return np.subtract(numbers, low, out=np.empty(len(numbers), "int32"), dtype="int64", casting="unsafe")
     return values.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
 
 
-def ordering(keys: list[np.ndarray]) -> np.ndarray:
-    """Return the order of rows by several columns of integers, the first of them first.
-
-    Examples
-    --------
-    >>> ordering([np.array([2, 1, 2]), np.array([5, 7, 3])]).tolist()
-    [1, 2, 0]
-    """
+def _ordering(keys: list[np.ndarray]) -> np.ndarray:
+    """Return the order of rows by several columns of integers, the first of them first."""
     order = None
     for values in reversed(keys):
         ordered = values if order is None else values[order]

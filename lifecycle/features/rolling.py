@@ -1,7 +1,7 @@
 """Windows of an Ibis expression over integers, computed on sorted arrays instead of by the database.
 
 A database looks for the frame of every row again for every function over it, and that search is most of
-its work. The expression stays the only definition: its windows are read from it and computed by
+what a window costs. The expression stays the only definition: its windows are read from it and computed by
 `lifecycle.features.frames`; a function that is not known there is left to the database, and so is all
 that surrounds the windows.
 """

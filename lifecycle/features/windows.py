@@ -312,12 +312,12 @@ def recent_sums(
         customer_count_10m=_before(seen.count(), 10 * MINUTE, customer).cast(COUNT),
         customer_count_1h=_before(seen.count(), HOUR, customer).cast(COUNT),
         customer_count_24h=_before(seen.count(), DAY, customer).cast(COUNT),
-        customer_amount_1h=_before(seen["units"].sum(), HOUR, customer).fill_null(0).cast("int64"),
-        customer_amount_24h=_before(seen["units"].sum(), DAY, customer).fill_null(0).cast("int64"),
+        customer_amount_1h=_before(seen["units"].sum(), HOUR, customer).fill_null(0),
+        customer_amount_24h=_before(seen["units"].sum(), DAY, customer).fill_null(0),
         customer_amount_max_1h=_before(seen["units"].max(), HOUR, customer).fill_null(0),
         customer_new_places_24h=_before(is_new.sum(), DAY, customer).fill_null(0).cast(COUNT),
         customer_since_last=seen["micros"] - seen["micros"].last().over(before),
-        customer_moved_24h=(seen["moved"] + _before(seen["moved"].sum(), DAY, customer).fill_null(0)).cast("int64"),
+        customer_moved_24h=seen["moved"] + _before(seen["moved"].sum(), DAY, customer).fill_null(0),
     )
 
 
