@@ -97,10 +97,10 @@ class _Share:
     """Some of the partitions: the sorted times, where each partition begins, and how the rows lay before."""
 
     def __init__(self, rows: np.ndarray, codes: np.ndarray, times: np.ndarray) -> None:
-        codes, times = codes[rows], times[rows]
+        codes, times = _gather(codes, rows), _gather(times, rows)
         order = _ordering([codes, times])
-        self._rows, self._sorted_rows, self._times = rows, rows[order], times[order]
-        self._first = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        self._rows, self._sorted_rows, self._times = rows, _gather(rows, order), _gather(times, order)
+        self._first = np.flatnonzero(np.diff(_gather(codes, order), prepend=-1))
         self._back = np.empty_like(order)
         self._back[order] = np.arange(len(order))
 
@@ -118,14 +118,14 @@ class _Share:
                     continue
                 if id(request.values) not in columns:
                     rows = self._sorted_rows[since:until]
-                    valid = None if request.valid is None else request.valid[rows]
-                    columns[id(request.values)] = _Column(np.take(request.values, rows, mode="clip"), valid)
+                    valid = None if request.valid is None else _gather(request.valid, rows)
+                    columns[id(request.values)] = _Column(_gather(request.values, rows), valid)
                 function = getattr(columns[id(request.values)], request.function)
                 own[number][since:until], none[number][since:until] = function(low, high)
         for ours, whole in zip(own + none, results + missing, strict=True):
             if ours is not None and (whole.dtype != bool or ours.any()):
                 # To gather and then write in ascending order is half the price of writing to anywhere.
-                whole[self._rows] = np.take(ours, self._back, mode="clip")
+                whole[self._rows] = _gather(ours, self._back)
 
     def _blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield the first row, the row after the last and the beginnings of the partitions of each block."""
@@ -196,7 +196,7 @@ class _Column:
     def sum(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._sums is None:
             self._sums = _running(self._values if self._valid is None else np.where(self._valid, self._values, 0))
-        return self._sums[high] - self._sums[low], self._none(low, high)
+        return _gather(self._sums, high) - _gather(self._sums, low), self._none(low, high)
 
     def last(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         none = low == high
@@ -211,7 +211,7 @@ class _Column:
         longest = int(lengths.max())
         while length <= longest:
             own = np.flatnonzero((lengths >= length) & (lengths < 2 * length))
-            result[own] = np.maximum(values[low[own]], values[high[own] - length])
+            result[own] = np.maximum(_gather(values, _gather(low, own)), _gather(values, _gather(high, own) - length))
             values = np.maximum(values[:-length], values[length:])
             length *= 2
         return result, self._none(low, high)
@@ -222,7 +222,12 @@ class _Column:
             return low == high
         if self._present is None:
             self._present = _running(self._valid)
-        return self._present[low] == self._present[high]
+        return _gather(self._present, low) == _gather(self._present, high)
+
+
+def _gather(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the values at some rows, all of which exist: that they need no check takes a third off."""
+    return np.take(values, rows, mode="clip")
 
 
 def _span(times: np.ndarray) -> int:
@@ -259,7 +264,7 @@ def _ordering(keys: list[np.ndarray]) -> np.ndarray:
     """Return the order of rows by several columns of integers, the first of them first."""
     order = None
     for values in reversed(keys):
-        ordered = values if order is None else values[order]
+        ordered = values if order is None else _gather(values, order)
         if (ordered[1:] >= ordered[:-1]).all():
             continue
         since = int(ordered.min())
@@ -269,6 +274,6 @@ def _ordering(keys: list[np.ndarray]) -> np.ndarray:
         for shift in shifts:
             digit = ordered if shift is None else ((ordered - since) >> shift & (2**_DIGIT - 1)).astype("uint16")
             step = np.argsort(digit, kind="stable")
-            order = step if order is None else order[step]
-            ordered = ordered[step]
+            order = step if order is None else _gather(order, step)
+            ordered = _gather(ordered, step)
     return np.arange(len(keys[0])) if order is None else order

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,7 +171,10 @@ def _requests(windows: list[Any], columns: dict[Any, pa.ChunkedArray]) -> list[R
     from ibis.expr import operations as ops
 
     arguments = dict.fromkeys(window.func.arg for window in windows if not isinstance(window.func, ops.CountStar))
-    numbers = {argument: _numbers(columns[argument]) for argument in arguments}
+    with ThreadPoolExecutor() as threads:
+        numbers = dict(
+            zip(arguments, threads.map(lambda argument: _numbers(columns[argument]), arguments), strict=True)
+        )
     requests = []
     for window in windows:
         frame = Frame(window.how, *(None if end is None else _distance(end) for end in (window.start, window.end)))
