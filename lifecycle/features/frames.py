@@ -1,13 +1,15 @@
 """Counts, sums, largest and last values over the frames of sorted integers, with NumPy.
 
 The rows are sorted by partition and time once, each end of a frame is looked up once, and a sum over a
-frame is the difference of two running sums: no function searches again for what another has found.
+frame is the difference of two running sums: no function searches again for what another has found. Where
+every partition has a row at every time, as daily snapshots have, there is nothing to sort either.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -70,14 +72,17 @@ class Partitions:
     def __init__(self, keys: list[pa.ChunkedArray], times: np.ndarray) -> None:
         codes = _codes(keys)
         self._size, self._threads = len(times), os.cpu_count() or 1
+        width = _width(codes, times)
         # Each thread sorts and computes a share of the partitions.
-        ends = np.arange(self._threads + 1) * (int(codes.max(initial=0)) + 1) // self._threads
+        ends = np.arange(self._threads + 1) * (width or int(codes.max(initial=0)) + 1) // self._threads
 
-        def sort(low: int, high: int) -> _Share:
+        def share(low: int, high: int) -> _Grid | _Share:
+            if width:
+                return _Grid(times[::width], width, low, high)
             return _Share(np.flatnonzero((codes >= low) & (codes < high)), codes, times)
 
         with ThreadPoolExecutor(self._threads) as threads:
-            self._shares = list(threads.map(sort, ends[:-1], ends[1:]))
+            self._shares = list(threads.map(share, ends[:-1], ends[1:]))
 
     def compute(self, requests: list[Request]) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Return the values of each request in the order of the rows, int64, and which of them are missing, if any.
@@ -99,33 +104,18 @@ class _Share:
     def __init__(self, rows: np.ndarray, codes: np.ndarray, times: np.ndarray) -> None:
         codes, times = _gather(codes, rows), _gather(times, rows)
         order = _ordering([codes, times])
-        self._rows, self._sorted_rows, self._times = rows, _gather(rows, order), _gather(times, order)
+        self._rows, self._times = _gather(rows, order), _gather(times, order)
         self._first = np.flatnonzero(np.diff(_gather(codes, order), prepend=-1))
-        self._back = np.empty_like(order)
-        self._back[order] = np.arange(len(order))
 
     def fill(self, requests: list[Request], results: list[np.ndarray], missing: list[np.ndarray | None]) -> None:
         """Write the share's values of each request to the rows that they belong to."""
-        own = [np.empty(len(self._rows), "int64") for _ in requests]
-        none = [None if mask is None else np.zeros(len(self._rows), bool) for mask in missing]
         for since, until, first in self._blocks():
-            frames = _Frames(self._times[since:until], first)
-            columns: dict[int, _Column] = {}
-            for number, request in enumerate(requests):
-                low, high = frames.ends(request.frame)
-                if request.values is None:
-                    own[number][since:until] = high - low
-                    continue
-                if id(request.values) not in columns:
-                    rows = self._sorted_rows[since:until]
-                    valid = None if request.valid is None else _gather(request.valid, rows)
-                    columns[id(request.values)] = _Column(_gather(request.values, rows), valid)
-                function = getattr(columns[id(request.values)], request.function)
-                own[number][since:until], none[number][since:until] = function(low, high)
-        for ours, whole in zip(own + none, results + missing, strict=True):
-            if ours is not None and (whole.dtype != bool or ours.any()):
-                # To gather and then write in ascending order is half the price of writing to anywhere.
-                whole[self._rows] = _gather(ours, self._back)
+            rows = self._rows[since:until]
+            cut = functools.partial(_gather, rows=rows)
+            for number, values, none in _evaluate(requests, _Frames(self._times[since:until], first), cut):
+                results[number][rows] = values
+                if none is not None and none.any():
+                    missing[number][rows] = none
 
     def _blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield the first row, the row after the last and the beginnings of the partitions of each block."""
@@ -139,6 +129,28 @@ class _Share:
             until = min(max(int(np.searchsorted(ends, since + BLOCK)), at + 1), at + most)
             yield int(since), int(ends[until - 1]), self._first[at:until] - since
             at = until
+
+
+class _Grid:
+    """Some of the partitions where every one has a row at every time: an end of a frame is the same for all of them."""
+
+    def __init__(self, times: np.ndarray, width: int, low: int, high: int) -> None:
+        self._shape, self._low, self._high = (len(times), width), low, high
+        self._frames = _Frames(times, np.zeros(1, "int64"))
+
+    def fill(self, requests: list[Request], results: list[np.ndarray], missing: list[np.ndarray | None]) -> None:
+        """Write the share's values of each request to the rows that they belong to."""
+        # A block takes a stretch of every row of the grid, and memory is quick only in long stretches.
+        step = max(4 * BLOCK // self._shape[0], 1)
+        for since in range(self._low, self._high, step):
+            cut = functools.partial(self._cut, partitions=slice(since, min(since + step, self._high)))
+            for number, values, none in _evaluate(requests, self._frames, cut):
+                cut(results[number])[:] = values.reshape(len(values), -1)
+                if none is not None:
+                    cut(missing[number])[:] = none
+
+    def _cut(self, array: np.ndarray, partitions: slice) -> np.ndarray:
+        return array.reshape(self._shape)[:, partitions]
 
 
 class _Frames:
@@ -187,7 +199,7 @@ class _Frames:
 
 
 class _Column:
-    """The values of a block, and what its functions have in common."""
+    """The values of a block, a row at each time, and what its functions have in common."""
 
     def __init__(self, values: np.ndarray, valid: np.ndarray | None) -> None:
         self._values, self._valid = values, valid
@@ -199,7 +211,7 @@ class _Column:
         return _gather(self._sums, high) - _gather(self._sums, low), self._none(low, high)
 
     def last(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        none = low == high
+        none = self._no_row(low, high)
         return self._values[high - 1], none if self._valid is None else none | ~self._valid[high - 1]
 
     def max(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -207,11 +219,11 @@ class _Column:
         values = self._values
         if self._valid is not None:
             values = np.where(self._valid, values, np.iinfo("int64").min)
-        result, lengths, length = np.zeros(len(low), "int64"), high - low, 1
+        result, lengths, length = np.zeros_like(values), high - low, 1
         longest = int(lengths.max())
         while length <= longest:
             own = np.flatnonzero((lengths >= length) & (lengths < 2 * length))
-            result[own] = np.maximum(_gather(values, _gather(low, own)), _gather(values, _gather(high, own) - length))
+            result[own] = np.maximum(_gather(values, low[own]), _gather(values, high[own] - length))
             values = np.maximum(values[:-length], values[length:])
             length *= 2
         return result, self._none(low, high)
@@ -219,15 +231,44 @@ class _Column:
     def _none(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Return which frames hold no value."""
         if self._valid is None:
-            return low == high
+            return self._no_row(low, high)
         if self._present is None:
             self._present = _running(self._valid)
         return _gather(self._present, low) == _gather(self._present, high)
 
+    def _no_row(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        return (low == high).reshape(-1, *(1,) * (self._values.ndim - 1))
+
+
+def _evaluate(
+    requests: list[Request], frames: _Frames, cut: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """Yield number, values and missing values of each request over a block, which `cut` takes out of an array."""
+    columns: dict[int, _Column] = {}
+    for number, request in enumerate(requests):
+        low, high = frames.ends(request.frame)
+        if request.values is None:
+            yield number, high - low, None
+            continue
+        if id(request.values) not in columns:
+            valid = None if request.valid is None else cut(request.valid)
+            columns[id(request.values)] = _Column(cut(request.values), valid)
+        yield number, *getattr(columns[id(request.values)], request.function)(low, high)
+
+
+def _width(codes: np.ndarray, times: np.ndarray) -> int | None:
+    """Return how many partitions there are if all have a row at every time, in their order; otherwise None."""
+    width = int(np.argmax(times != times[0])) if len(times) else 0
+    if width < 2 or len(times) % width:
+        return None
+    times, codes = times.reshape(-1, width), codes.reshape(-1, width)
+    ascending = (np.diff(times[:, 0]) > 0).all() and (np.diff(codes[0]) > 0).all()
+    return width if ascending and (times == times[:, :1]).all() and (codes == codes[0]).all() else None
+
 
 def _gather(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the values at some rows, all of which exist: that they need no check takes a third off."""
-    return np.take(values, rows, mode="clip")
+    return np.take(values, rows, axis=0, mode="clip")
 
 
 def _span(times: np.ndarray) -> int:
@@ -236,8 +277,8 @@ def _span(times: np.ndarray) -> int:
 
 def _running(values: np.ndarray) -> np.ndarray:
     """Return the sum of all values before each row, and of all."""
-    sums = np.zeros(len(values) + 1, "int64")
-    np.cumsum(values, out=sums[1:])
+    sums = np.zeros((len(values) + 1, *values.shape[1:]), "int64")
+    np.cumsum(values, axis=0, out=sums[1:])
     return sums
 
 

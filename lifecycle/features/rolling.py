@@ -50,21 +50,22 @@ def computed(backend: Any, table: ibis.Table, *order: str) -> Iterator[ibis.Tabl
     """
     from ibis.expr import operations as ops
 
-    node, held, is_sorted = table.op(), set(), not order
+    node, held, is_sorted = table.op(), {}, not order
     try:
         while (project := _innermost(node)) is not None:
-            name, windows, is_last = f"windows_{next(_NUMBERS)}", _windows(project), project == node
+            name, windows, own_order = f"windows_{next(_NUMBERS)}", _windows(project), _traced(node, project, order)
             # To sort before the windows, while the rows are narrow, is half the work.
-            rows = _with_windows(backend, project, windows, order if is_last else ())
+            known = _known(project, held) if is_sorted else {}
+            held[name] = rows = _with_windows(backend, project, windows, known, own_order or ())
             backend.con.register(name, pa.Table.from_batches(rows.to_batches(max_chunksize=SCAN), rows.schema))
-            held.add(name)
             node = node.replace({project: _without(project, windows, backend.table(name).op())})
-            # A mere selection keeps the order; a window that is left to the database would not.
-            is_sorted |= is_last and not node.find(ops.WindowFunction)
+            is_sorted |= own_order is not None
             # The next windows may need the memory of those that they were computed from.
-            for done in held - {found.name for found in node.find(ops.DatabaseTable)}:
+            for done in held.keys() - {found.name for found in node.find(ops.DatabaseTable)}:
                 backend.con.unregister(done)
-                held.remove(done)
+                del held[done]
+        # A mere selection keeps the order; a window that is left to the database would not.
+        is_sorted &= not (order and node.find(ops.WindowFunction))
         yield node.to_expr() if is_sorted else node.to_expr().order_by(*order)
     finally:
         for name in held:
@@ -77,6 +78,30 @@ def _innermost(node: Any) -> Any:
 
     found = {project for project in node.find(ops.Project) if _windows(project)}
     return next((project for project in found if not found & set(project.parent.find(ops.Project))), None)
+
+
+def _traced(node: Any, project: Any, order: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return what some columns are called in a projection that a node is a mere selection of, or None if it is not."""
+    from ibis.expr import operations as ops
+
+    while isinstance(node, ops.Project) and all(isinstance(node.values[name], ops.Field) for name in order):
+        if node == project:
+            return order
+        node, order = node.parent, tuple(node.values[name].name for name in order)
+    return None
+
+
+def _known(project: Any, held: dict[str, pa.Table]) -> dict[Any, pa.ChunkedArray]:
+    """Return the columns of its parent that a projection finds in a table which is held here."""
+    from ibis.expr import operations as ops
+
+    parent = project.parent
+    table = parent.parent if isinstance(parent, ops.Project) else None
+    # A window that is left to the database changes the order of the rows.
+    if not isinstance(table, ops.DatabaseTable) or table.name not in held or parent.find(ops.WindowFunction):
+        return {}
+    fields = {name: value.name for name, value in parent.values.items() if isinstance(value, ops.Field)}
+    return {ops.Field(parent, name): held[table.name][column] for name, column in fields.items()}
 
 
 def _windows(project: Any) -> list[Any]:
@@ -118,8 +143,13 @@ def _distance(end: Any) -> int | None:
     return -value.value if end.preceding else value.value
 
 
-def _with_windows(backend: Any, project: Any, windows: list[Any], order: tuple[str, ...]) -> pa.Table:
-    """Return the columns that a projection needs of its parent, and the values of its windows as `window_0`, ..."""
+def _with_windows(
+    backend: Any, project: Any, windows: list[Any], known: dict[Any, pa.ChunkedArray], order: tuple[str, ...]
+) -> pa.Table:
+    """Return the columns that a projection needs of its parent, and the values of its windows as `window_0`, ...
+
+    What is not `known` is read from the database, in its order, or if nothing is known, in that of some columns.
+    """
     from ibis.expr import operations as ops
 
     kept = _fields(project, windows)
@@ -128,12 +158,14 @@ def _with_windows(backend: Any, project: Any, windows: list[Any], order: tuple[s
         argument = () if isinstance(window.func, ops.CountStar) else (window.func.arg,)
         for value in (*window.group_by, window.order_by[0].arg, *argument):
             inputs.setdefault(value, value.name if isinstance(value, ops.Field) else f"input_{len(inputs)}")
-    read = ops.Project(project.parent, {name: value for value, name in inputs.items()})
-    query = read.to_expr()
-    if order:
-        query = query.order_by([inputs[project.values[name]] for name in order])
-    table = backend.to_pyarrow(query)
-    columns = {value: table[name] for value, name in inputs.items()}
+    columns = {value: known[value] for value in inputs if value in known}
+    unknown = {name: value for value, name in inputs.items() if value not in known}
+    if unknown:
+        query = ops.Project(project.parent, unknown).to_expr()
+        if order and not known:
+            query = query.order_by([inputs[project.values[name]] for name in order])
+        table = backend.to_pyarrow(query)
+        columns |= {value: table[name] for name, value in unknown.items()}
     values: dict[Any, pa.Array] = {}
     for keys, order in dict.fromkeys((window.group_by, window.order_by[0].arg) for window in windows):
         own = [window for window in windows if (window.group_by, window.order_by[0].arg) == (keys, order)]

@@ -101,6 +101,70 @@ def test_any_frame_over_any_rows_is_that_of_the_database(backend, rows, one, oth
     assert ours.equals(expected), ours.to_pandas().compare(expected.to_pandas())
 
 
+@given(
+    st.lists(st.integers(-20, 20) | st.integers(-(10**15), 10**15), min_size=2, max_size=7, unique=True),
+    st.sampled_from([["place"], ["name", "place"]]),
+    st.integers(2, 5),
+    distances,
+    st.sampled_from(["range", "rows"]),
+    st.integers(1, 8),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=100, deadline=None)
+def test_partitions_with_a_row_at_every_time_need_no_order(backend, times, keys, width, ends, how, block, seed):
+    random = np.random.default_rng(seed)
+    rows = pd.DataFrame({name: random.integers(-9, 9, len(times) * width) for name in KINDS})
+    rows["at"], rows["place"] = np.repeat(sorted(times), width), np.tile(np.arange(width), len(times))
+    rows["name"] = np.where(rows["place"] < width // 2, "a", "b")
+    rows["x"] = rows["x"].where(random.random(len(rows)) < 0.7)
+    table = registered(backend, rows.sample(frac=1, random_state=seed % 2**31))
+    window = ibis.window(group_by=keys, order_by="at", **{how: ends})
+    grids = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "BLOCK", block)
+        patch.setattr(frames, "_Grid", lambda *args, kind=frames._Grid: grids.append(args) or kind(*args))
+        expected, ours = both_ways(
+            backend, table.select("at", "place", **functions(table, window, "one")), "at", "place"
+        )
+    assert ours.equals(expected), ours.to_pandas().compare(expected.to_pandas())
+    assert grids
+
+
+@pytest.mark.parametrize("spoiled", ["time", "partition", "row"])
+def test_rows_that_are_almost_at_every_time_are_put_in_order(spoiled):
+    times, codes = np.repeat([1, 2, 3], 3), np.tile([0, 1, 2], 3)
+    if spoiled == "time":
+        times[4] = 3
+    elif spoiled == "partition":
+        codes[3:5] = codes[3:5][::-1]
+    else:
+        times, codes = times[:-1], codes[:-1]
+    rows = frames.Partitions([pa.chunked_array([codes])], times)
+    [(counts, _)] = rows.compute([frames.Request("count", frames.Frame("range", None, 0))])
+    expected = [int(((codes == code) & (times <= time)).sum()) for code, time in zip(codes, times, strict=True)]
+    assert counts.tolist() == expected
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("further", [0, 1])
+def test_rows_keep_their_order_through_windows_on_windows(backend, is_mixed, further):
+    random = np.random.default_rng(4)
+    rows = pd.DataFrame({name: random.integers(-50, 50, 5_000) for name in KINDS}).astype({"name": str})
+    table = registered(backend, rows)
+    within = ibis.range_window(group_by="place", order_by="at", preceding=(9, 1))
+    mixed = {"mean": table["real"].mean().over(within)} if is_mixed else {}
+    seen = table.mutate(
+        before=table.count().over(within), number=table["row"] + further if further else table["row"], **mixed
+    )
+    total = (seen["before"] * 2).sum().over(ibis.range_window(group_by="x", order_by="at", preceding=(5, 0)))
+    summed = seen.select("at", "number", *mixed, few=seen["before"] < 3, total=total)
+    last = summed["few"].cast("int8").max().over(ibis.range_window(group_by="total", order_by="at", preceding=(3, 1)))
+    expected, ours = both_ways(
+        backend, summed.select("number", "total", *mixed, time=summed["at"], last=last), "time", "number"
+    )
+    assert ours.equals(expected) and len(ours) == 5_000
+
+
 def test_windows_may_stand_on_windows_joins_and_conditions(backend):
     random = np.random.default_rng(3)
     rows = pd.DataFrame({name: random.integers(-50, 50, 5_000) for name in KINDS}).astype({"name": str})
@@ -114,6 +178,25 @@ def test_windows_may_stand_on_windows_joins_and_conditions(backend):
     expected, ours = both_ways(backend, selected, "row")
     assert len(ours) > 1_000 and 0 < ours["value"].null_count < len(ours)
     assert ours.equals(expected)
+
+
+def test_no_payment_is_read_twice_and_no_snapshot_is_sorted(backend, monkeypatch):
+    transactions, labels, _, places = random_bank(seed=5, payments=500)
+    columns = windows.payment_columns(transactions)
+    backend.con.register("payments_of_test", columns)
+    payments = backend.table("payments_of_test")
+    entities = ibis.memtable(windows.entity_table(transactions, places, "terminal_id", windows.TERMINAL_ATTRIBUTES))
+    read = []
+    whole = backend.to_pyarrow
+    monkeypatch.setattr(backend, "to_pyarrow", lambda query: read.extend(query.columns) or whole(query))
+    with rolling.computed(backend, windows.recent_sums(payments, entities), "micros", "transaction_id"):
+        assert sorted({name for name in read if read.count(name) > 1}) == [] and "units" in read
+    reports = ibis.memtable(windows.report_columns(labels))
+    days = ibis.memtable(windows.snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
+    sums = windows.daily_sums(payments, reports, entities, days, "terminal_id")
+    monkeypatch.delattr(frames, "_Share")
+    with rolling.computed(backend, sums, "terminal_snapshot", "terminal_id") as known:
+        assert len(backend.to_pandas(known)) > 500
 
 
 @pytest.mark.parametrize("key", ["customer_id", "terminal_id"])
