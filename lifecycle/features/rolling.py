@@ -166,11 +166,12 @@ def _with_windows(
             query = query.order_by([inputs[project.values[name]] for name in order])
         table = backend.to_pyarrow(query)
         columns |= {value: table[name] for name, value in unknown.items()}
+    numbers = _all_numbers(windows, columns)
     values: dict[Any, pa.Array] = {}
-    for keys, order in dict.fromkeys((window.group_by, window.order_by[0].arg) for window in windows):
-        own = [window for window in windows if (window.group_by, window.order_by[0].arg) == (keys, order)]
-        rows = Partitions([columns[key] for key in keys], _numbers(columns[order])[0])
-        results = rows.compute(_requests(own, columns))
+    for keys, time in dict.fromkeys((window.group_by, window.order_by[0].arg) for window in windows):
+        own = [window for window in windows if (window.group_by, window.order_by[0].arg) == (keys, time)]
+        rows = Partitions([columns[key] for key in keys], numbers[time][0])
+        results = rows.compute([_request(window, numbers) for window in own])
         values |= {window: _arrow(*result, window.dtype) for window, result in zip(own, results, strict=True)}
     named = {field.name: columns[field] for field in kept}
     return pa.table(named | {f"window_{number}": values[window] for number, window in enumerate(windows)})
@@ -198,23 +199,24 @@ def _without(project: Any, windows: list[Any], whole: Any) -> Any:
     return ops.Project(whole, values)
 
 
-def _requests(windows: list[Any], columns: dict[Any, pa.ChunkedArray]) -> list[Request]:
-    """Return what is asked of one order of the rows; equal arguments are one array."""
+def _all_numbers(windows: list[Any], columns: dict[Any, pa.ChunkedArray]) -> dict[Any, tuple]:
+    """Return times and arguments of windows as `_numbers`, each of them once."""
     from ibis.expr import operations as ops
 
-    arguments = dict.fromkeys(window.func.arg for window in windows if not isinstance(window.func, ops.CountStar))
+    found = dict.fromkeys(window.order_by[0].arg for window in windows)
+    found |= dict.fromkeys(window.func.arg for window in windows if not isinstance(window.func, ops.CountStar))
     with ThreadPoolExecutor() as threads:
-        numbers = dict(
-            zip(arguments, threads.map(lambda argument: _numbers(columns[argument]), arguments), strict=True)
-        )
-    requests = []
-    for window in windows:
-        frame = Frame(window.how, *(None if end is None else _distance(end) for end in (window.start, window.end)))
-        if isinstance(window.func, ops.CountStar):
-            requests.append(Request("count", frame))
-        else:
-            requests.append(Request(type(window.func).__name__.lower(), frame, *numbers[window.func.arg]))
-    return requests
+        return dict(zip(found, threads.map(lambda value: _numbers(columns[value]), found), strict=True))
+
+
+def _request(window: Any, numbers: dict[Any, tuple]) -> Request:
+    """Return what a window asks of its rows."""
+    from ibis.expr import operations as ops
+
+    frame = Frame(window.how, *(None if end is None else _distance(end) for end in (window.start, window.end)))
+    if isinstance(window.func, ops.CountStar):
+        return Request("count", frame)
+    return Request(type(window.func).__name__.lower(), frame, *numbers[window.func.arg])
 
 
 def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray | None]:

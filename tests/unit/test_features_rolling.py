@@ -62,6 +62,19 @@ def registered(backend, rows):
     return backend.table("rows_of_test")
 
 
+def product_tables(backend, key):
+    """Return payments and terminals of a small bank, and its daily sums."""
+    transactions, labels, _, places = random_bank(seed=5, payments=500)
+    columns = windows.payment_columns(transactions)
+    backend.con.register("payments_of_test", columns)
+    payments = backend.table("payments_of_test")
+    terminals = ibis.memtable(windows.entity_table(transactions, places, "terminal_id", windows.TERMINAL_ATTRIBUTES))
+    reports = ibis.memtable(windows.report_columns(labels))
+    days = ibis.memtable(windows.snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
+    own = terminals if key == "terminal_id" else payments.select(key).distinct()
+    return payments, terminals, windows.daily_sums(payments, reports, own, days, key)
+
+
 def both_ways(backend, table, *order):
     """Return what the database makes of an expression, and what is computed here."""
     with rolling.computed(backend, table, *order) as known:
@@ -182,38 +195,24 @@ def test_windows_may_stand_on_windows_joins_and_conditions(backend):
 
 
 def test_no_payment_is_read_twice_and_no_snapshot_is_sorted(backend, monkeypatch):
-    transactions, labels, _, places = random_bank(seed=5, payments=500)
-    columns = windows.payment_columns(transactions)
-    backend.con.register("payments_of_test", columns)
-    payments = backend.table("payments_of_test")
-    entities = ibis.memtable(windows.entity_table(transactions, places, "terminal_id", windows.TERMINAL_ATTRIBUTES))
+    payments, terminals, daily = product_tables(backend, "terminal_id")
     read = []
     whole = backend.to_pyarrow
     monkeypatch.setattr(backend, "to_pyarrow", lambda query: read.extend(query.columns) or whole(query))
-    with rolling.computed(backend, windows.recent_sums(payments, entities), "micros", "transaction_id"):
+    with rolling.computed(backend, windows.recent_sums(payments, terminals), "micros", "transaction_id"):
         assert sorted({name for name in read if read.count(name) > 1}) == [] and "units" in read
-    reports = ibis.memtable(windows.report_columns(labels))
-    days = ibis.memtable(windows.snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
-    sums = windows.daily_sums(payments, reports, entities, days, "terminal_id")
     monkeypatch.delattr(frames, "_Share")
-    with rolling.computed(backend, sums, "terminal_snapshot", "terminal_id") as known:
+    with rolling.computed(backend, daily, "terminal_snapshot", "terminal_id") as known:
         assert len(backend.to_pandas(known)) > 500
 
 
 @pytest.mark.parametrize("key", ["customer_id", "terminal_id"])
 def test_of_the_windows_of_the_product_only_the_place_before_is_left_to_the_database(backend, key):
-    transactions, labels, home, places = random_bank(seed=5, payments=500)
-    columns = windows.payment_columns(transactions)
-    backend.con.register("payments_of_test", columns)
-    payments = backend.table("payments_of_test")
-    entities = ibis.memtable(windows.entity_table(transactions, places, "terminal_id", windows.TERMINAL_ATTRIBUTES))
-    reports = ibis.memtable(windows.report_columns(labels))
-    days = ibis.memtable(windows.snapshot_days(int(columns["snapshot"].min()), int(columns["snapshot"].max())))
-    own = entities if key == "terminal_id" else payments.select(key).distinct()
+    payments, terminals, daily = product_tables(backend, key)
     for table in (
-        windows.daily_sums(payments, reports, own, days, key),
-        windows.recent_sums(payments, entities, [key]),
-        windows.recent_sums(payments, entities),
+        daily,
+        windows.recent_sums(payments, terminals, [key]),
+        windows.recent_sums(payments, terminals),
     ):
         assert table.op().find(ops.WindowFunction)
         with rolling.computed(backend, table, table.columns[1]) as known:
