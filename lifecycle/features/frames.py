@@ -99,7 +99,7 @@ class Partitions:
 
 
 class _Share:
-    """Some of the partitions: the sorted times, where each partition begins, and how the rows lay before."""
+    """Some of the partitions: their rows and times in order, and where each partition begins."""
 
     def __init__(self, rows: np.ndarray, codes: np.ndarray, times: np.ndarray) -> None:
         codes, times = _gather(codes, rows), _gather(times, rows)
@@ -267,7 +267,7 @@ def _width(codes: np.ndarray, times: np.ndarray) -> int | None:
 
 
 def _gather(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the values at some rows, all of which exist: that they need no check takes a third off."""
+    """Return the values at some rows, all of which exist, so that NumPy need not check each."""
     return np.take(values, rows, axis=0, mode="clip")
 
 

@@ -56,8 +56,9 @@ def computed(backend: Any, table: ibis.Table, *order: str) -> Iterator[ibis.Tabl
             name, windows, own_order = f"windows_{next(_NUMBERS)}", _windows(project), _traced(node, project, order)
             # To sort before the windows, while the rows are narrow, is half the work.
             known = _known(project, held) if is_sorted else {}
-            held[name] = rows = _with_windows(backend, project, windows, known, own_order or ())
+            rows = _with_windows(backend, project, windows, known, own_order or ())
             backend.con.register(name, pa.Table.from_batches(rows.to_batches(max_chunksize=SCAN), rows.schema))
+            held[name] = rows
             node = node.replace({project: _without(project, windows, backend.table(name).op())})
             is_sorted |= own_order is not None
             # The next windows may need the memory of those that they were computed from.

@@ -292,6 +292,7 @@ def recent_sums(
     import ibis
 
     if "customer_id" in over:
+        # The joins come before the windows: what is read for the first of these serves the next ones too.
         payments = _with_moves(payments.drop("snapshot"), terminals)
     counts = {}
     if "terminal_id" in over:
