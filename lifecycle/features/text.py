@@ -12,6 +12,7 @@ different merchant categories lie farthest apart. Without categories, they are t
 from __future__ import annotations
 
 import contextlib
+import functools
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -57,10 +58,36 @@ def pieces(text: str, buckets: int = BUCKETS, length: int = LENGTH) -> tuple[int
     >>> len(pieces("UMBER"))
     5
     """
-    letters = "".join(letter if letter.isalpha() else " " for letter in text.lower())
-    plain = f" {' '.join(letters.split())} "
+    plain = f" {letters(text)} "
     runs = (plain[start : start + length] for start in range(len(plain) - length + 1))
-    return tuple(sorted({zlib.crc32(run.encode()) % buckets for run in runs}))
+    return tuple(sorted({_checksum(run) % buckets for run in runs}))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _checksum(run: str) -> int:
+    return zlib.crc32(run.encode())
+
+
+def letters(text: str) -> str:
+    """Return the words of a text in small letters, without digits and signs.
+
+    Examples
+    --------
+    >>> letters("UMBER*TAXI 1889")
+    'umber taxi'
+    """
+    return " ".join(text.lower().translate(_LETTERS).split())
+
+
+class _Letters(dict):
+    """What `str.translate` makes of a character: letters stay, all else is a space."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if chr(code).isalpha() else ord(" ")
+        return self[code]
+
+
+_LETTERS = _Letters()
 
 
 def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
@@ -71,10 +98,19 @@ def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
     >>> vectorize(["a taxi", None], {"buckets": 1, "length": 3, "weights": [[500, -20]]}).tolist()
     [[0.5, -0.02], [0.0, 0.0]]
     """
-    values = values.tolist() if hasattr(values, "tolist") else list(values)
-    if "rows" not in fitted:
-        fitted = prepare({"text": fitted})["text"]
-    return np.array([text_values(text, fitted) for text in values]).reshape(-1, fitted["weights"].shape[1])
+    # A bank's descriptors repeat, and differ most in the number of the shop: each text is read once, each run of
+    # words is weighed once.
+    texts, known = pd.factorize(np.asarray(values, dtype=object))
+    plain = np.array(["", *(letters(text) if isinstance(text, str) else "" for text in known)], dtype=object)
+    words, known = pd.factorize(plain)
+    found = [pieces(text, fitted["buckets"], fitted["length"]) for text in known]
+    counts = np.array([len(own) for own in found])
+    # Whole numbers: a difference of two running sums is the sum between them, to the last bit.
+    weights = np.asarray(fitted["weights"], dtype="int64")[[bucket for own in found for bucket in own]]
+    sums = np.vstack([np.zeros((1, weights.shape[1]), dtype="int64"), weights.cumsum(axis=0)])
+    ends = counts.cumsum()
+    rows = (sums[ends] - sums[ends - counts]) / (np.maximum(counts, 1) * SCALE)[:, None]
+    return rows[words[texts + 1]]
 
 
 def text_values(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
@@ -85,12 +121,12 @@ def text_values(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
     >>> text_values("a taxi", prepare({"text": {"buckets": 1, "length": 3, "weights": [[500, -20]]}})["text"])
     (0.5, -0.02)
     """
-    rows = fitted["rows"]
-    found = rows.get(text)
+    rows, plain = fitted["rows"], letters(text) if isinstance(text, str) else ""
+    found = rows.get(plain)
     if found is None:
         if len(rows) > REMEMBERED:
             rows.clear()
-        found = rows[text] = _row(text, fitted)
+        found = rows[plain] = _row(plain, fitted)
     return found
 
 
@@ -107,9 +143,9 @@ def prepare(texts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _row(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
-    found = pieces(text, fitted["buckets"], fitted["length"]) if isinstance(text, str) else ()
-    sums = fitted["weights"][list(found)].sum(axis=0)
+def _row(text: str, fitted: Mapping[str, Any]) -> tuple[float, ...]:
+    found = pieces(text, fitted["buckets"], fitted["length"])
+    sums = fitted["weights"].take(found, axis=0).sum(axis=0)
     return tuple((sums / (max(len(found), 1) * SCALE)).tolist())
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from lifecycle import files
 from lifecycle.features import text
 
+PLAIN = {"buckets": text.BUCKETS, "length": text.LENGTH}
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
@@ -69,8 +71,22 @@ def test_without_categories_the_components_are_those_that_vary_most(source, tmp_
 @given(st.lists(st.one_of(st.none(), st.text(max_size=30)), max_size=20))
 def test_many_texts_at_once_give_what_each_gives_alone(words):
     weights = np.random.default_rng(1).integers(-5_000, 5_000, (text.BUCKETS, 3)).tolist()
-    fitted = {"buckets": text.BUCKETS, "length": 3, "weights": weights}
+    fitted = {**PLAIN, "weights": weights}
     together = text.vectorize(words, fitted)
-    alone = [text.vectorize([word], fitted)[0] for word in words]
+    ready = text.prepare({"text": fitted})["text"]
+    alone = [text.text_values(word, ready) for word in words]
     np.testing.assert_array_equal(together, np.array(alone).reshape(-1, 3))
     assert np.isfinite(together).all()
+
+
+@given(st.text())
+def test_the_letters_of_a_text_are_those_that_unicode_calls_letters(words):
+    kept = "".join(letter if letter.isalpha() else " " for letter in words.lower())
+    assert text.letters(words) == " ".join(kept.split())
+
+
+def test_a_run_of_words_is_weighed_once_whatever_numbers_stand_beside_it(monkeypatch):
+    weighed = []
+    monkeypatch.setattr(text, "pieces", lambda words, *_: weighed.append(words) or (0,))
+    text.vectorize(["TAXI 1", "taxi 2", None, "taxi*3", "petrol", "TAXI 1"], {**PLAIN, "weights": [[1]]})
+    assert weighed == ["", "taxi", "petrol"]
