@@ -93,13 +93,18 @@ class Recent:
         if past is None:
             past = self._customers[customer] = ([], [], [], [], [])
         here = self._terminals.setdefault(terminal, [])
-        times = past[0]
+        times, amounts, places, new, meters = past
         place = bisect_right(times, now)
-        for column, value in zip(past, (now, units, terminal, known == 0, moved), strict=True):
-            column.insert(place, value)
+        times.insert(place, now)
+        amounts.insert(place, units)
+        places.insert(place, terminal)
+        new.insert(place, known == 0)
+        meters.insert(place, moved)
         here.insert(bisect_right(here, now), now)
-        _forget(times[-1] - MEMORY, *past)
-        _forget(here[-1] - DAY, here)
+        if times[0] < times[-1] - MEMORY:
+            _forget(times[-1] - MEMORY, *past)
+        if here[0] < here[-1] - DAY:
+            _forget(here[-1] - DAY, here)
         return values
 
     def _look(self, customer: Any, terminal: Any, now: int) -> tuple[tuple[float, ...], int, int]:
@@ -111,21 +116,24 @@ class Recent:
         week = bisect_left(times, now - 7 * DAY, month, end)
         day = bisect_left(times, now - DAY, week, end)
         hour = bisect_left(times, now - HOUR, day, end)
-        minutes = bisect_left(times, now - 10 * MINUTE, hour, end)
-        known = places[month:end].count(terminal)
+        # Most customers paid nothing in the hour before, and nothing of it is looked up then.
+        minutes = bisect_left(times, now - 10 * MINUTE, hour, end) if hour < end else end
+        within_hour = amounts[hour:end]
+        known_week = places[week:end].count(terminal)
+        known = known_week + places[month:week].count(terminal)
         moved, lasted = self._move(times, places, terminal, now, month, end)
         values = (
             end - hour,
-            sum(amounts[hour:end]) / UNITS,
+            sum(within_hour) / UNITS,
             end - day,
             sum(amounts[day:end]) / UNITS,
             sum(new[day:end]),
             (now - times[end - 1]) / SECOND if end > month else LONGEST_GAP,
-            places[week:end].count(terminal),
+            known_week,
             known,
-            bisect_left(here, now) - bisect_left(here, now - HOUR),
+            bisect_left(here, now) - bisect_left(here, now - HOUR) if here else 0,
             end - minutes,
-            max(amounts[hour:end], default=0) / UNITS,
+            max(within_hour) / UNITS if within_hour else 0.0,
             moved * KMH / lasted,
             (moved + sum(meters[day:end])) / 1000,
         )
@@ -179,14 +187,14 @@ class Recent:
         coordinates = np.array([self._places.get(key, (NOWHERE, NOWHERE)) for key in terminal.keys], dtype="int64")
         moved = _moved(customer.code, times, coordinates.reshape(-1, 2)[terminal.code])
         columns = (times, to_units(rows["amount"]), terminal.ids, new, moved)
-        with _uncollected():
+        with uncollected():
             self._customers = customer.split(times, MEMORY, columns)
             self._terminals = {key: parts[0] for key, parts in terminal.split(times, DAY, (times,)).items()}
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let no garbage be collected: half a million lists are made, and each round would walk all those before."""
+def uncollected() -> Iterator[None]:
+    """Collect no garbage for a while: each round would walk the past of all customers, and there is nothing to free."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -202,8 +210,8 @@ class Groups:
     def __init__(self, ids: pd.Series) -> None:
         self.code, keys = pd.factorize(ids)
         self.keys = keys.tolist()
-        self.ids = np.empty(len(ids), dtype=object)
-        self.ids[:] = ids.tolist()
+        # One object an id, not one a row: less memory, and quicker to compare.
+        self.ids = np.array(self.keys, dtype=object)[self.code]
 
     def split(self, times: np.ndarray, memory: int, columns: tuple[np.ndarray, ...]) -> dict[Any, tuple[list, ...]]:
         """Return, for each id, its part of each column as a list, without what is older than its memory."""
@@ -259,7 +267,6 @@ def _moved(customer: np.ndarray, times: np.ndarray, places: np.ndarray) -> np.nd
 
 def _forget(before: int, times: list[int], *others: list[Any]) -> None:
     """Drop the entries older than a moment; `times` is sorted."""
-    if times[0] < before:
-        old = bisect_left(times, before)
-        for column in (times, *others):
-            del column[:old]
+    old = bisect_left(times, before)
+    for column in (times, *others):
+        del column[:old]

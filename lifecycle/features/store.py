@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lifecycle import contracts, files
@@ -316,9 +318,6 @@ def _join(store: FeatureStore, events: pd.DataFrame, schema: Mapping[str, Any]) 
 
 def _copy_snapshots(folder: Path, target: Path, times: pd.Series, ttl: timedelta) -> None:
     """Copy the snapshots that events of these times can meet, from a TTL before the first event to the last one."""
-    import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
-
     since, until = times.min() - ttl, times.max()
     for view in VIEWS:
         moment = ds.field("event_timestamp")
@@ -333,8 +332,13 @@ def _recent_of(store: FeatureStore, events: pd.DataFrame) -> pd.DataFrame:
     path = Path(store.config.repo_path) / "recent.parquet"
     if not path.exists():
         raise LifecycleError(f"The events lack the columns {', '.join(RECENT)}, and there is no file {path}.")
-    recent = pq.read_table(path)
-    rows = pd.Index(recent["transaction_id"].to_pandas()).get_indexer(plain_ids(events["transaction_id"]))
+    ids = pd.Index(plain_ids(events["transaction_id"]))
+    # Ids follow the time in most banks: those of a few days are found without a look at the other days.
+    key, kind = ds.field("transaction_id"), pq.read_schema(path).field("transaction_id").type
+    comparable = pa.types.is_integer(kind) == pd.api.types.is_integer_dtype(ids.dtype)
+    near = (key >= ids.min()) & (key <= ids.max()) if comparable else ds.scalar(False)
+    recent = ds.dataset(path).to_table(["transaction_id", *RECENT], filter=near)
+    rows = pd.Index(recent["transaction_id"].to_pandas()).get_indexer(ids)
     unknown = int((rows < 0).sum())
     if unknown:
         first = events["transaction_id"].to_numpy()[rows < 0][0]

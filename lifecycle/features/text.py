@@ -79,6 +79,10 @@ def letters(text: str) -> str:
     return " ".join(text.lower().translate(_LETTERS).split())
 
 
+def _plain(text: Any) -> str:
+    return letters(text) if isinstance(text, str) else ""
+
+
 class _Letters(dict):
     """What `str.translate` makes of a character: letters stay, all else is a space."""
 
@@ -93,15 +97,19 @@ _LETTERS = _Letters()
 def vectorize(values: Iterable[Any], fitted: Mapping[str, Any]) -> np.ndarray:
     """Return the features of some texts, float64, shape (texts, components). A missing or empty text gives zeros.
 
+    Weights that `prepare` has made ready remember what they gave, for many small calls.
+
     Examples
     --------
     >>> vectorize(["a taxi", None], {"buckets": 1, "length": 3, "weights": [[500, -20]]}).tolist()
     [[0.5, -0.02], [0.0, 0.0]]
     """
+    if "rows" in fitted:
+        return np.array([text_values(text, fitted) for text in values]).reshape(-1, fitted["weights"].shape[1])
     # A bank's descriptors repeat, and differ most in the number of the shop: each text is read once, each run of
     # words is weighed once.
     texts, known = pd.factorize(np.asarray(values, dtype=object))
-    plain = np.array(["", *(letters(text) if isinstance(text, str) else "" for text in known)], dtype=object)
+    plain = np.array(["", *map(_plain, known)], dtype=object)
     words, known = pd.factorize(plain)
     found = [pieces(text, fitted["buckets"], fitted["length"]) for text in known]
     counts = np.array([len(own) for own in found])
@@ -121,7 +129,7 @@ def text_values(text: Any, fitted: Mapping[str, Any]) -> tuple[float, ...]:
     >>> text_values("a taxi", prepare({"text": {"buckets": 1, "length": 3, "weights": [[500, -20]]}})["text"])
     (0.5, -0.02)
     """
-    rows, plain = fitted["rows"], letters(text) if isinstance(text, str) else ""
+    rows, plain = fitted["rows"], _plain(text)
     found = rows.get(plain)
     if found is None:
         if len(rows) > REMEMBERED:

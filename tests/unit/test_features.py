@@ -276,10 +276,19 @@ def test_an_entity_without_a_fresh_snapshot_has_missing_features(artifact, bank)
     assert joined["merchant_category_code"].tolist() == [-1, -1, -1] and joined["channel_code"].tolist() == [1, 1, 1]
 
 
-def test_events_with_unknown_recent_activity_are_refused(artifact, bank):
-    events = bank[0].head(2).assign(transaction_id=[1, 2])
+@pytest.mark.parametrize("ids", [[1, 2], ["a", "b"]])
+def test_events_with_unknown_recent_activity_are_refused(artifact, bank, ids):
+    events = bank[0].head(2).assign(transaction_id=ids)
     with pytest.raises(LifecycleError, match="unknown for 2 events"):
         features.assemble(features.open_store(artifact), events)
+
+
+def test_recent_activity_is_found_by_its_id_in_whatever_order_the_events_are(artifact, bank):
+    events = bank[0].sample(200, random_state=1)
+    known = pd.read_parquet(artifact / "recent.parquet").set_index("transaction_id")
+    joined = features.assemble(features.open_store(artifact), events)[list(windows.RECENT)]
+    expected = known.loc[events["transaction_id"], list(windows.RECENT)].astype("float32").reset_index(drop=True)
+    pd.testing.assert_frame_equal(joined, expected)
 
 
 def test_the_store_works_wherever_the_folder_is(artifact, bank, tmp_path, monkeypatch):
