@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lifecycle import contracts, files
 from lifecycle.preprocessing.cleaning import (
@@ -124,17 +126,46 @@ def _check_types(example: pd.DataFrame, path: Path) -> None:
 def _cleaned(path: Path, recipe: Recipe, settings: Any) -> Iterator[pa.Table]:
     """Yield the payments as later stages read them, after checking each batch against the recipe."""
     schema, last, rising, done = None, None, True, 0
-    for table in read_batches(path):
+    for whole in read_batches(path):
         where = path if not done else f"{path} (from row {done + 1:,} on)"
+        table, texts = _without_texts(whole, recipe.content["filled"])
         frame = recipe.apply(table.to_pandas(), where)
         ids = frame["transaction_id"]
         rising = rising and bool(ids.is_monotonic_increasing and (last is None or last < ids.iloc[0]))
         last, done = ids.iloc[-1], done + len(ids)
         frame["split"] = split_by_time(frame["event_time"], settings)
         schema = schema or _with_wide_codes(pa.Schema.from_pandas(frame, preserve_index=False))
-        yield pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        cleaned = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        for name, values in texts.items():
+            field = schema.field(name)
+            cleaned = cleaned.set_column(schema.get_field_index(name), field, values.cast(field.type))
+        yield cleaned
     if not rising:  # ids that rise from row to row cannot repeat; others are counted
         check_unique(path, "transaction_id")
+
+
+def _without_texts(table: pa.Table, fillers: Mapping[str, str]) -> tuple[pa.Table, dict[str, pa.Array]]:
+    """Return a batch with a stand-in for each text that is only filled, and those texts, filled.
+
+    In a large bank most texts of a batch are different, and each would become an object on its way through pandas.
+    """
+    texts = {}
+    for name in fillers.keys() & set(table.column_names):
+        values = table[name].dictionary_encode() if pa.types.is_string(table[name].type) else table[name]
+        if pa.types.is_dictionary(values.type) and pa.types.is_string(values.type.value_type):
+            texts[name] = _filled(values, fillers[name])
+            stand_in = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype="int8"), [fillers[name]])
+            table = table.set_column(table.column_names.index(name), name, stand_in)
+    return table, texts
+
+
+def _filled(values: pa.ChunkedArray, filler: str) -> pa.Array:
+    """Do what `fill_missing` does, to a dictionary of Arrow."""
+    whole = values.unify_dictionaries().combine_chunks()
+    levels = whole.dictionary
+    if pc.index(levels, filler).as_py() < 0:
+        levels = pa.concat_arrays([levels, pa.array([filler], levels.type)])
+    return pa.DictionaryArray.from_arrays(whole.indices.fill_null(pc.index(levels, filler).as_py()), levels)
 
 
 def _with_wide_codes(schema: pa.Schema) -> pa.Schema:

@@ -144,6 +144,16 @@ def test_the_saved_recipe_gives_the_values_of_training_bit_for_bit(tmp_path: Pat
     assert (again.loc[:, "channel=online":].sum(axis=1) == (written["channel"] != "unknown")).all()
 
 
+@pytest.mark.parametrize("kind", ["text", "category"])
+@pytest.mark.parametrize("words", [["KIOSK", None], ["KIOSK", "", None], ["KIOSK"], [None]])
+def test_a_text_is_filled_in_a_file_as_in_a_table(tmp_path: Path, kind: str, words: list[str | None]) -> None:
+    texts = pd.Series(np.resize(np.array(words, dtype=object), 500))
+    raw = payments(500).assign(merchant_text=texts if kind == "text" else texts.astype("category"))
+    written = pd.read_parquet(built(tmp_path, raw) / "transactions.parquet")["merchant_text"]
+    assert isinstance(written.dtype, pd.CategoricalDtype)
+    assert written.astype(str).tolist() == ["" if text is None else text for text in texts]
+
+
 def test_the_recipe_says_what_was_fitted_on_what(tmp_path: Path) -> None:
     raw = payments(500)
     out = built(tmp_path, raw)
