@@ -8,5 +8,6 @@ __version__ = "0.1.0"
 # notebooks run side by side, the spinning takes the time that the others need. Not to spin at all makes a small fit
 # alone take twice as long, because its threads wait often and for microseconds: GNU's OpenMP spins that long, and no
 # longer. Read when OpenMP is first loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "500")
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "500")

@@ -296,12 +296,20 @@ def test_a_forest_never_scores_above_one_as_onnx():
     assert score.max() <= 1 and np.abs(score - forest.predict_proba(matrix)[:, 1]).max() < 1e-6
 
 
-def test_waiting_threads_of_a_fit_sleep_unless_the_user_said_otherwise():
-    script = "import os, lifecycle; print(os.environ['OMP_WAIT_POLICY'])"
-    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for environ, expected in [(plain, "PASSIVE"), ({**plain, "OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]:
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [expected]
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, ["PASSIVE", "500"]),
+        ({"GOMP_SPINCOUNT": "9"}, ["PASSIVE", "9"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+    ],
+)
+def test_waiting_threads_of_a_fit_soon_sleep_unless_the_user_said_otherwise(own, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    script = f"import os, lifecycle; print(*map(os.environ.get, {names}))"
+    environ = {name: value for name, value in os.environ.items() if name not in names} | own
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
 
 
 @pytest.mark.parametrize("rows", [1, training.BLOCK_ROWS, 2 * training.BLOCK_ROWS + 1])
