@@ -31,7 +31,7 @@ MOST = 20_000
 """Descriptors to fit on, the most frequent ones."""
 
 REMEMBERED = 100_000
-"""Texts whose features a service keeps; descriptors come back again and again."""
+"""Runs of words whose features a service keeps, and checksums that are kept; they come back again and again."""
 
 FEWEST = 50
 """Descriptors below which nothing is fitted."""

@@ -162,10 +162,10 @@ def _without_texts(table: pa.Table, fillers: Mapping[str, str]) -> tuple[pa.Tabl
 def _filled(values: pa.ChunkedArray, filler: str) -> pa.Array:
     """Do what `fill_missing` does, to a dictionary of Arrow."""
     whole = values.unify_dictionaries().combine_chunks()
-    levels = whole.dictionary
-    if pc.index(levels, filler).as_py() < 0:
-        levels = pa.concat_arrays([levels, pa.array([filler], levels.type)])
-    return pa.DictionaryArray.from_arrays(whole.indices.fill_null(pc.index(levels, filler).as_py()), levels)
+    levels, place = whole.dictionary, pc.index(whole.dictionary, filler).as_py()
+    if place < 0:
+        levels, place = pa.concat_arrays([levels, pa.array([filler], levels.type)]), len(levels)
+    return pa.DictionaryArray.from_arrays(whole.indices.fill_null(place), levels)
 
 
 def _with_wide_codes(schema: pa.Schema) -> pa.Schema:
